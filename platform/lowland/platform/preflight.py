@@ -1,0 +1,209 @@
+"""Everything that can be known to fail before GPUs are held, in one message."""
+
+import hashlib
+import secrets
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from lowland.platform.cluster import Cluster, checkout_modules
+from lowland.platform.node_checks import (
+    NodeReport,
+    NodeRequest,
+    check_node,
+    installed_versions,
+    marker,
+    tracking_problems,
+)
+from lowland.platform.recipe import Recipe
+from lowland.platform.resource_checks import resource_problems
+from lowland.platform.runs import RunFolder, open_filesystem
+from lowland.trainers.errors import DataError, UserError
+
+if TYPE_CHECKING:
+    from pyarrow.fs import FileSystem
+
+_NODE_SECONDS = 90.0
+# Long enough for a node to import MLflow, and to unpack a shipped checkout first.
+
+
+def preflight(
+    recipe: Recipe,
+    cluster: Cluster,
+    run_folder: RunFolder,
+    tracking_uri: str,
+    *,
+    checkpoint_bytes: int | None = None,
+) -> None:
+    """Checks the cluster, versions, storage, tracking store, data and model, from every node.
+
+    Args:
+        recipe: the run.
+        cluster: a live connection.
+        run_folder: where the run is going to be.
+        tracking_uri: the MLflow store in force.
+        checkpoint_bytes: size of one checkpoint, to compare with the free space; None leaves that out.
+
+    Raises:
+        UserError: naming everything that was found, each with the way out.
+    """
+    problems = list(resource_problems(recipe, nodes(), growth()))
+    files, manifest, data_problems = _data_files(recipe)
+    problems.extend(data_problems)
+    # From here first, and from the nodes only then: processes that create an SQLite store at once disturb each other.
+    store_problems = tracking_problems(tracking_uri, recipe.tracking.experiment)
+    problems.extend(store_problems)
+    store = None if store_problems or cluster.started else tracking_uri
+    storage = run_folder.uri.rstrip("/").rpartition("/")[0]
+    try:
+        with _marked(storage) as (token, filesystem, root):
+            request = NodeRequest(
+                storage, token, *manifest, files=files, tracking_uri=store, experiment=recipe.tracking.experiment
+            )
+            reports = _reports(cluster, request)
+            problems.extend(report_problems(reports))
+            problems.extend(_unseen(reports, token, filesystem, root, storage))
+            problems.extend(_space_problems(recipe, reports, checkpoint_bytes))
+    except OSError as error:
+        problems.append(f"storage {storage} cannot be written from here: {error}; choose another with storage")
+    if problems:
+        plural = "s" if len(problems) > 1 else ""
+        listed = "\n".join(f"  - {problem}" for problem in problems)
+        raise UserError(f"pre-flight found {len(problems)} problem{plural}; nothing was started:\n{listed}")
+
+
+def nodes() -> list[dict[str, Any]]:
+    """The cluster's live nodes, as Ray describes them."""
+    import ray
+
+    return [node for node in ray.nodes() if node["Alive"]]
+
+
+def growth() -> Mapping[str, float] | None:
+    """The most of each resource that an autoscaler may bring the cluster to; None if there is no autoscaler."""
+    from ray._private.state import state
+
+    most: Mapping[str, float] | None = state.get_max_resources_from_cluster_config()
+    return most
+
+
+def report_problems(reports: Mapping[str, NodeReport | str]) -> Iterator[str]:
+    """Problems of nodes, each once, with the nodes that have it; and versions that differ from the driver's."""
+    by_problem: dict[str, list[str]] = {}
+    here = installed_versions()
+    shipped = {"lowland"} if checkout_modules() else set()
+    for node, report in reports.items():
+        if isinstance(report, str):
+            by_problem.setdefault(report, []).append(node)
+            continue
+        for package, found in report.versions.items():
+            if found != here[package] and package not in shipped:
+                text = (
+                    f"{package} is {found or 'not installed'}, on the driver {here[package]}; install the same version"
+                )
+                by_problem.setdefault(text, []).append(node)
+        for problem in report.problems:
+            by_problem.setdefault(problem, []).append(node)
+    for problem, where in by_problem.items():
+        if len(reports) == 1:
+            yield problem
+        else:
+            yield f"{'every node' if len(where) == len(reports) else 'node ' + ', '.join(where)}: {problem}"
+
+
+def _data_files(recipe: Recipe) -> tuple[dict[str, int | None], tuple[str, str], list[str]]:
+    """Files every node must see, the manifest with its sha256, and what is wrong with them here already."""
+    from lowland.trainers.data.manifest import FILE_NAME, Manifest
+
+    folder = Path(recipe.data.path).expanduser().absolute()
+    files: dict[str, int | None] = {}
+    problems: list[str] = []
+    digest = ""
+    try:
+        data = Manifest.read(folder)
+        digest = hashlib.sha256((folder / FILE_NAME).read_bytes()).hexdigest()
+        files[str(folder / FILE_NAME)] = None
+        for shard in (shard for split in data.splits.values() for shard in split.shards):
+            path = folder / shard.file
+            files[str(path)] = path.stat().st_size if path.is_file() else None
+    except DataError as error:
+        problems.append(f"data.path: {error}")
+    if recipe.model.path and (model := Path(recipe.model.path).expanduser().absolute()).is_dir():
+        found = {str(path): path.stat().st_size for path in model.glob("*.safetensors")}
+        files |= {str(model / "config.json"): None, **found}
+        if not found:
+            problems.append(f"model.path: {model} holds no safetensors file; save the model as safetensors")
+    return files, (str(folder / FILE_NAME), digest), problems
+
+
+@contextmanager
+def _marked(storage: str) -> "Iterator[tuple[str, FileSystem, str]]":
+    """A marker file in the storage, and no file of ours left there afterwards."""
+    from pyarrow.fs import FileSelector
+
+    token = secrets.token_hex(8)
+    filesystem, root, _ = open_filesystem(storage)
+    filesystem.create_dir(root, recursive=True)
+    with filesystem.open_output_stream(f"{root}/{marker(token)}") as stream:
+        stream.write(token.encode())
+    try:
+        yield token, filesystem, root
+    finally:
+        for info in filesystem.get_file_info(FileSelector(root)):
+            if info.base_name.startswith(f".preflight-{token}-"):
+                filesystem.delete_file(info.path)
+
+
+def _reports(cluster: Cluster, request: NodeRequest) -> dict[str, NodeReport | str]:
+    """Every node's report, or in one line why there is none; a cluster of this process is looked at directly."""
+    if cluster.started:
+        return {"local": check_node(request, "local")}
+    import ray
+    from ray.exceptions import RayError
+    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+    task = ray.remote(num_cpus=0, max_retries=0)(check_node)
+    running = {}
+    for node in nodes():
+        where = NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)
+        reference = task.options(scheduling_strategy=where).remote(request, node["NodeID"][:12])
+        running[reference] = f"{node['NodeManagerHostname']} ({node['NodeManagerAddress']}, {node['NodeID'][:6]})"
+    ray.wait(list(running), num_returns=len(running), timeout=_NODE_SECONDS)
+    reports: dict[str, NodeReport | str] = {}
+    for reference, name in running.items():
+        try:
+            reports[name] = ray.get(reference, timeout=0)
+        except ray.exceptions.GetTimeoutError:
+            reports[name] = f"no answer in {_NODE_SECONDS:g} s; see the node with: ray status"
+        except RayError as error:
+            reports[name] = f"a check could not run there: {str(error).strip().splitlines()[-1]}"
+    return reports
+
+
+def _unseen(
+    reports: Mapping[str, NodeReport | str], token: str, filesystem: "FileSystem", root: str, storage: str
+) -> Iterator[str]:
+    """Files that nodes wrote and that are not here: what `check_node` sees, from the other side."""
+    from pyarrow.fs import FileSelector
+
+    written = [node for node, report in reports.items() if isinstance(report, NodeReport) and report.wrote]
+    here = [info for info in filesystem.get_file_info(FileSelector(root)) if f"-{token}-" in info.base_name]
+    blamed = any("storage" in p for r in reports.values() if isinstance(r, NodeReport) for p in r.problems)
+    if len(here) < len(written) + 1 and not blamed:
+        yield f"storage {storage}: files of other nodes do not arrive here; set storage to a place that all nodes share"
+
+
+def _space_problems(
+    recipe: Recipe, reports: Mapping[str, NodeReport | str], checkpoint_bytes: int | None
+) -> Iterator[str]:
+    known = [r.free_bytes for r in reports.values() if isinstance(r, NodeReport) and r.free_bytes is not None]
+    if checkpoint_bytes is None or not known:
+        return
+    keep = recipe.checkpoints
+    kept = keep.keep_last + keep.keep_best + 1  # one is written before another goes
+    if min(known) < kept * checkpoint_bytes:
+        yield (
+            f"storage has {min(known) / 2**30:.1f} GiB free, and {kept} checkpoints need "
+            f"{kept * checkpoint_bytes / 2**30:.1f} GiB; make room, or set checkpoints.keep_last and keep_best lower"
+        )

@@ -1,0 +1,58 @@
+"""The reference of recipes, made from their models: JSON schema for editors, Markdown for people."""
+
+import json
+from collections.abc import Iterator
+from importlib.resources import files
+
+from lowland.platform.recipe.mistakes import flow
+from lowland.platform.recipe.model import Recipe
+from lowland.platform.recipe.schema import Node, RecipeSchema
+
+
+def json_schema() -> str:
+    """The JSON schema of a recipe file, with a final newline."""
+    schema = RecipeSchema(Recipe).root
+    return json.dumps({"$schema": "https://json-schema.org/draft/2020-12/schema", **schema}, indent=2) + "\n"
+
+
+def markdown() -> str:
+    """The reference of recipes, as `docs/recipes.md` holds it."""
+    schema = RecipeSchema(Recipe)
+    introduction = files("lowland.platform.recipe").joinpath("reference.md").read_text(encoding="utf-8")
+    fields = {name: schema.child(schema.root, name) or {} for name in schema.fields(schema.root)}
+    sections = {name: node for name, node in fields.items() if schema.variants(node) or schema.fields(node)}
+    top = [name for name in fields if name not in sections]
+    lines = [introduction, "## The top of a recipe", "", *_table(schema, schema.root, top)]
+    for name, node in sections.items():
+        lines += ["", f"## `{name}`", "", *_section(schema, name, node)]
+    return "\n".join(lines) + "\n"
+
+
+def _section(schema: RecipeSchema, name: str, node: Node) -> Iterator[str]:
+    variants = schema.variants(node)
+    if not variants:
+        yield from (_description(schema, node), "", *_table(schema, node, schema.fields(node)))
+        return
+    discriminator = schema.discriminator(node)
+    tags = ", ".join(f"`{tag}`" for tag in variants)
+    yield f"{_description(schema, node)} `{name}.{discriminator}` is one of {tags}."
+    if (default := schema.resolve(node).get("default")) is not None:
+        yield f"Without the section: `{flow(default)}`."
+    for tag, section in variants.items():
+        fields = [field for field in schema.fields(section) if field != discriminator]
+        yield from ("", f"### `{name}.{discriminator}: {tag}`", "", _description(schema, section), "")
+        yield from _table(schema, section, fields)
+
+
+def _table(schema: RecipeSchema, section: Node, names: list[str]) -> Iterator[str]:
+    required = schema.resolve(section).get("required", ())
+    yield from ("| Field | May be | Default | Meaning |", "|---|---|---|---|")
+    for name in names:
+        node = schema.child(section, name) or {}
+        default = "required" if name in required else f"`{flow(schema.resolve(node).get('default'))}`"
+        cells = (f"`{name}`", schema.allowed(node), default, _description(schema, node))
+        yield f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in cells)} |"
+
+
+def _description(schema: RecipeSchema, node: Node) -> str:
+    return " ".join(str(schema.resolve(node).get("description", "")).split())

@@ -1,0 +1,167 @@
+"""Saving and loading the whole training state, by all ranks together."""
+
+from collections.abc import Callable
+from contextlib import suppress
+from typing import TypeVar, cast
+
+from safetensors import SafetensorError
+
+from lowland.trainers.checkpoints.manifest import CheckpointManifest, FileEntry, TrainState
+from lowland.trainers.checkpoints.parts import (
+    PartReader,
+    generator_states,
+    part_name,
+    read_rng,
+    restore_generators,
+    write_part,
+)
+from lowland.trainers.checkpoints.retention import to_remove
+from lowland.trainers.checkpoints.store import CheckpointStore
+from lowland.trainers.engines import Engine
+from lowland.trainers.errors import DataError, LowlandError, RunError
+from lowland.trainers.recipe import CheckpointConfig
+from lowland.trainers.world import World
+
+T = TypeVar("T")
+
+
+class Checkpointer:
+    """The checkpoints of a training; every method is collective.
+
+    Args:
+        store: where they lie.
+        engine: whose state is saved and loaded.
+        world: the ranks.
+        config: what is kept.
+        zero_stage: recorded in the manifest.
+        metadata: recorded in the manifest.
+        before_commit: called on every rank when its part is written.
+    """
+
+    def __init__(
+        self,
+        store: CheckpointStore,
+        engine: Engine,
+        world: World,
+        config: CheckpointConfig,
+        *,
+        zero_stage: int,
+        metadata: dict[str, str],
+        before_commit: Callable[[], None],
+    ) -> None:
+        self._store, self._engine, self._world = store, engine, world
+        self._config, self._stage, self._metadata = config, zero_stage, metadata
+        self._before_commit = before_commit
+
+    def save(self, state: TrainState) -> str:
+        """Writes and commits a checkpoint, then removes those no longer kept; returns its folder.
+
+        Raises:
+            RunError: a rank could not write its part; earlier checkpoints are untouched.
+        """
+        failed = f"checkpoint {self._store.path(state.step)} could not be written"
+        self._together(lambda: self._begin(state.step), RunError, failed)
+        entries = self._together(lambda: self._write_part(state.step), RunError, failed)
+        self._together(lambda: self._commit(state, tuple(entries)), RunError, failed)
+        return self._store.path(state.step)
+
+    def _begin(self, step: int) -> None:
+        if self._world.rank == 0:
+            self._store.begin(step)
+
+    def _write_part(self, step: int) -> FileEntry:
+        rank = self._world.rank
+        pieces = self._engine.pieces() if rank == 0 or not self._engine.replicated else iter(())
+        rng = generator_states(self._world.device)
+        entry = self._store.add(step, part_name(rank), lambda path: write_part(path, pieces, rng))
+        self._before_commit()
+        return entry
+
+    def _commit(self, state: TrainState, entries: tuple[FileEntry, ...]) -> None:
+        if self._world.rank > 0:
+            return
+        manifest = CheckpointManifest(
+            state=state.model_copy(update={"shared_state": self._engine.shared_state()}),
+            world_size=self._world.size,
+            zero_stage=self._stage,
+            metadata=self._metadata,
+            files=entries,
+        )
+        self._store.commit(state.step, manifest)
+        self._prune()
+
+    def _together(self, action: Callable[[], T], error: type[LowlandError], message: str) -> list[T]:
+        """Does something on every rank and returns every rank's result; if one fails, all raise the same error.
+
+        Without this the ranks that succeeded would wait for the others until a timeout.
+        """
+        outcome: tuple[T | None, str | None]
+        try:
+            outcome = (action(), None)
+        except (OSError, SafetensorError, DataError) as failure:
+            outcome = (None, f"rank {self._world.rank}: {failure}")
+        outcomes = self._world.gather(outcome)
+        failures = [failure for _, failure in outcomes if failure is not None]
+        if failures:
+            raise error(f"{message}: {'; '.join(failures)}")
+        return cast("list[T]", [value for value, _ in outcomes])
+
+    def _prune(self) -> None:
+        metrics: dict[int, float | None] = {}
+        for step in self._store.steps():
+            # A damaged manifest must not end a run that can save.
+            with suppress(DataError):
+                metrics[step] = self._store.manifest(step).state.metrics.get(self._config.metric)
+        for step in to_remove(metrics, self._config):
+            self._store.remove(step)
+        self._store.remove_uncommitted()
+
+    def newest(self) -> str | None:
+        """The folder of the newest committed checkpoint; not collective."""
+        steps = self._store.steps()
+        return self._store.path(steps[-1]) if steps else None
+
+    def latest(self) -> int | None:
+        """The newest checkpoint whose files are whole; damaged ones are passed over."""
+        # Rank 0's list, since file systems may show a folder at different times.
+        steps = self._world.gather(self._store.steps())[0]
+        for step in reversed(steps):
+            if self._world.all(self._intact(step)):
+                return step
+        return None
+
+    def load(self, step: int) -> TrainState:
+        """Restores weights, optimizer state and generators; returns the state to go on from.
+
+        Raises:
+            DataError: the checkpoint is of another model or optimizer.
+        """
+        path = self._store.path(step)
+        self._engine.create_state()
+        (manifest, *_) = self._together(lambda: self._read(step), DataError, f"checkpoint {path} cannot be resumed")
+        self._engine.load_shared_state(manifest.state.shared_state)
+        self._engine.masters_changed()
+        return manifest.state
+
+    def _read(self, step: int) -> CheckpointManifest:
+        """Reads this rank's share of the tensors, and its generators."""
+        manifest, world = self._store.manifest(step), self._world
+        with self._store.local(step) as folder:
+            with PartReader(folder / entry.name for entry in manifest.files) as reader:
+                reader.check_parameters(self._parameters())
+                for piece in self._engine.pieces():
+                    reader.load(piece)
+            if world.rank < manifest.world_size:
+                restore_generators(read_rng(folder / part_name(world.rank)), world.device)
+        return manifest
+
+    def _parameters(self) -> set[str]:
+        return {name for name, parameter in self._engine.module.named_parameters() if parameter.requires_grad}
+
+    def _intact(self, step: int) -> bool:
+        """Whether this rank's share of the files is as it was written."""
+        try:
+            files = self._store.manifest(step).files[self._world.rank :: self._world.size]
+            return all(self._store.holds(step, entry) for entry in files)
+        except (OSError, DataError):
+            return False

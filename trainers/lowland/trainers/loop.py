@@ -1,0 +1,198 @@
+"""The training loop: steps, evaluations, checkpoints, and when to stop."""
+
+import math
+import time
+
+import torch
+from torch import Tensor
+
+from lowland.trainers.checkpoints import Checkpointer, TrainState
+from lowland.trainers.engines import Engine
+from lowland.trainers.errors import NonFiniteError
+from lowland.trainers.meter import Meter
+from lowland.trainers.monitor import Monitor, Progress
+from lowland.trainers.recipe import Amount, TrainConfig
+from lowland.trainers.schedules import lr_factor
+from lowland.trainers.tasks import StepInputs, Task
+from lowland.trainers.world import World
+
+
+class Loop:
+    """One training, step by step; every rank runs the same loop and takes the same branches."""
+
+    def __init__(
+        self,
+        config: TrainConfig,
+        task: Task,
+        engine: Engine,
+        checkpointer: Checkpointer,
+        world: World,
+        monitor: Monitor,
+    ) -> None:
+        self._config, self._task, self._engine = config, task, engine
+        self._checkpointer, self._world, self._monitor = checkpointer, world, monitor
+        self.total_steps = self._in_steps(config.length)
+        self.interrupted = False
+        self.last_checkpoint: str | None = None
+        self._state = TrainState()
+        self._saved_at = self._started = time.monotonic()
+        self._seconds_before = 0.0
+        self._losses: list[tuple[Tensor, int]] = []
+        self._meter = Meter(
+            world.device,
+            tokens_per_step=task.sizes.tokens_per_step,
+            examples_per_step=task.sizes.examples_per_step,
+            flops_per_step=6 * task.sizes.parameters * task.sizes.tokens_per_step,
+            world_size=world.size,
+        )
+
+    def run(self, state: TrainState) -> TrainState:
+        """Trains from `state` to the end, or until the monitor asks to stop; returns where it stands."""
+        self._state = state
+        self._seconds_before, self._started = state.seconds, time.monotonic()
+        steps = self._task.steps(state.examples)
+        try:
+            self._meter.reset()
+            while self._state.step < self.total_steps and not self.interrupted:
+                with self._meter.phase("data"):
+                    inputs = next(steps)
+                self._step(inputs)
+                self._after_step()
+        finally:
+            steps.close()
+        self._count_seconds()
+        return self._state
+
+    def _step(self, inputs: StepInputs) -> None:
+        state, sizes = self._state, self._task.sizes
+        factor = lr_factor(
+            self._config.schedule, state.step, total=self.total_steps, tokens_per_step=sizes.tokens_per_step
+        )
+        rate = self._config.optimizer.lr * factor
+        with self._meter.phase("forward_backward", on_device=True):
+            loss = self._forward_backward(inputs)
+        with self._meter.phase("optimizer", on_device=True):
+            outcome = self._engine.step(rate)
+        self._meter.step()
+        self._update(
+            step=state.step + 1,
+            examples=state.examples + sizes.examples_per_step,
+            tokens=state.tokens + sizes.tokens_per_step,
+            metrics={**state.metrics, "train/grad_norm": outcome.grad_norm, "train/lr": rate},
+        )
+        if outcome.applied:
+            self._losses.append((loss, inputs.weight))
+            self._update(consecutive_skips=0)
+        else:
+            self._skip(inputs, loss)
+
+    def _forward_backward(self, inputs: StepInputs) -> Tensor:
+        """Accumulates the gradients of a step; returns this rank's sum of losses."""
+        last = len(inputs.micro_batches) - 1
+        losses = []
+        for index, micro in enumerate(inputs.micro_batches):
+            arguments = {
+                k: None if x is None else x.to(self._world.device, non_blocking=True) for k, x in micro.items()
+            }
+            losses.append(self._engine.accumulate(arguments, scale=1 / inputs.weight, last=index == last))
+        return torch.stack(losses).double().sum()
+
+    def _after_step(self) -> None:
+        """Records, evaluates and saves what is due, and sees whether to stop."""
+        step, finished = self._state.step, self._state.step == self.total_steps
+        if finished or step % self._config.log_every == 0:
+            with self._meter.phase("logging"):
+                self._record()
+        stop, save_by_time = self._world.agree([self._monitor.stop_requested(), self._minutes_passed()])
+        self.interrupted = stop and not finished
+        with self._meter.pause():
+            evaluated = (
+                finished or _due(step, self._steps_between(self._config.evaluation.every))
+            ) and not self.interrupted
+            if evaluated:
+                self._evaluate()
+            if finished or stop or save_by_time or self._save_due(evaluated):
+                self._save()
+        self._show("training")
+
+    def _record(self) -> None:
+        """Records the mean training loss and the performance since the last record."""
+        weight = sum(weight for _, weight in self._losses)
+        values = self._meter.read()
+        if weight:
+            total = self._world.sum([float(torch.stack([loss for loss, _ in self._losses]).sum())])[0]
+            values["train/loss"] = total / weight
+        self._losses = []
+        state, sizes = self._state, self._task.sizes
+        values["train/tokens"] = float(state.tokens)
+        values["train/epoch"] = state.step / sizes.steps_per_epoch
+        values["train/skipped_steps"] = float(state.skipped)
+        self._update(metrics={**state.metrics, **values})
+        self._monitor.metrics(state.step, {**values, **_latest(state.metrics, "train/grad_norm", "train/lr")})
+
+    def _evaluate(self) -> None:
+        self._show("evaluating")
+        metrics = self._task.evaluate(self._engine)
+        self._update(metrics={**self._state.metrics, **metrics}, evaluations=self._state.evaluations + 1)
+        self._monitor.metrics(self._state.step, metrics)
+        shown = ", ".join(f"{name.removeprefix('eval/')} {value:.4f}" for name, value in metrics.items())
+        self._monitor.event(f"step {self._state.step}: held-out {shown}")
+
+    def _save(self) -> None:
+        self._show("saving")
+        self._count_seconds()
+        self.last_checkpoint = self._checkpointer.save(self._state)
+        self._saved_at = time.monotonic()
+        self._monitor.event(f"step {self._state.step}: checkpoint {self.last_checkpoint}")
+
+    def _skip(self, inputs: StepInputs, loss: Tensor) -> None:
+        """Counts a step whose gradient was not finite, and stops if the recipe says so."""
+        rule, state = self._config.nonfinite, self._state
+        self._update(skipped=state.skipped + 1, consecutive_skips=state.consecutive_skips + 1)
+        finite = self._world.all(math.isfinite(float(loss)))
+        where = f"step {state.step}: {'a gradient' if finite else 'the loss'} is not finite ({inputs.description})"
+        if rule.policy == "skip" and self._state.consecutive_skips < rule.max_consecutive:
+            self._monitor.event(f"{where}; the step is skipped")
+            return
+        raise NonFiniteError(
+            f"{where}; no weight was changed. Last good checkpoint: {self._checkpointer.newest() or 'none'}. "
+            "Lower optimizer.lr, lengthen schedule.warmup, or set nonfinite.policy: skip"
+        )
+
+    def _save_due(self, evaluated: bool) -> bool:
+        every = self._config.checkpoints.every
+        if every is None or every.unit == "minutes":
+            return False
+        if every.unit == "evaluations":
+            return evaluated and _due(self._state.evaluations, int(every.value))
+        return _due(self._state.step, int(every.value))
+
+    def _minutes_passed(self) -> bool:
+        every = self._config.checkpoints.every
+        return every is not None and every.unit == "minutes" and time.monotonic() - self._saved_at >= every.value * 60
+
+    def _steps_between(self, every: Amount | None) -> int | None:
+        return None if every is None else self._in_steps(every)
+
+    def _in_steps(self, amount: Amount) -> int:
+        sizes = self._task.sizes
+        return amount.in_steps(tokens_per_step=sizes.tokens_per_step, steps_per_epoch=sizes.steps_per_epoch)
+
+    def _update(self, **changes: object) -> None:
+        self._state = self._state.model_copy(update=changes)
+
+    def _count_seconds(self) -> None:
+        self._update(seconds=self._seconds_before + time.monotonic() - self._started)
+
+    def _show(self, phase: str) -> None:
+        state = self._state
+        loss, speed = (state.metrics.get(name) for name in ("train/loss", "perf/tokens_per_second"))
+        self._monitor.progress(Progress(state.step, self.total_steps, state.tokens, loss, speed, phase))
+
+
+def _due(count: int, every: int | None) -> bool:
+    return every is not None and count % every == 0
+
+
+def _latest(metrics: dict[str, float], *names: str) -> dict[str, float]:
+    return {name: metrics[name] for name in names if name in metrics}

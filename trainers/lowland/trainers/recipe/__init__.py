@@ -1,0 +1,39 @@
+"""What a training is, as data: pydantic models that are read and checked without torch.
+
+A recipe file maps onto one of the task configurations here (`CausalLMConfig`); `lowland.platform`
+adds what only a cluster needs (workers, storage, tracking).  Reading a recipe must stay quick, so
+nothing in this package imports torch, transformers or pyarrow.
+"""
+
+from lowland.trainers.recipe.amounts import Amount, Unit
+from lowland.trainers.recipe.batch import BatchConfig
+from lowland.trainers.recipe.causal_lm import CausalLMConfig
+from lowland.trainers.recipe.checkpoints import CheckpointConfig
+from lowland.trainers.recipe.data import PackedTextConfig
+from lowland.trainers.recipe.evaluation import EvaluationConfig
+from lowland.trainers.recipe.model import LanguageModelConfig
+from lowland.trainers.recipe.optimizer import AdamWConfig, AdaTAMWConfig, OptimizerConfig, SGDConfig
+from lowland.trainers.recipe.schedule import ScheduleConfig
+from lowland.trainers.recipe.section import Section
+from lowland.trainers.recipe.sharding import ShardingConfig
+from lowland.trainers.recipe.train import NonFiniteConfig, TrainConfig
+
+__all__ = [
+    "AdaTAMWConfig",
+    "AdamWConfig",
+    "Amount",
+    "BatchConfig",
+    "CausalLMConfig",
+    "CheckpointConfig",
+    "EvaluationConfig",
+    "LanguageModelConfig",
+    "NonFiniteConfig",
+    "OptimizerConfig",
+    "PackedTextConfig",
+    "SGDConfig",
+    "ScheduleConfig",
+    "Section",
+    "ShardingConfig",
+    "TrainConfig",
+    "Unit",
+]

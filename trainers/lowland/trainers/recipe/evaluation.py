@@ -1,0 +1,19 @@
+"""When and on how much the model is evaluated."""
+
+from typing import Annotated
+
+from pydantic import Field
+
+from lowland.trainers.recipe.amounts import Amount, Interval
+from lowland.trainers.recipe.section import Section
+
+
+class EvaluationConfig(Section):
+    """Evaluation on the held-out split, always the same sequences, and once more at the end."""
+
+    every: Interval | None = Amount(500, "steps")
+    """Interval between evaluations; null evaluates at the end only."""
+    max_sequences: Annotated[int, Field(ge=1)] | None = None
+    """Use only the first n held-out sequences; null uses all."""
+    micro_batch: Annotated[int, Field(ge=1)] | None = None
+    """Sequences per worker in one forward pass; null takes the training's."""

@@ -1,0 +1,50 @@
+"""What every task's training has in common."""
+
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from lowland.trainers.recipe.amounts import TrainingLength
+from lowland.trainers.recipe.batch import BatchConfig
+from lowland.trainers.recipe.checkpoints import CheckpointConfig
+from lowland.trainers.recipe.evaluation import EvaluationConfig
+from lowland.trainers.recipe.optimizer import OptimizerConfig
+from lowland.trainers.recipe.schedule import ConstantSchedule, ScheduleConfig
+from lowland.trainers.recipe.section import Section
+from lowland.trainers.recipe.sharding import ShardingConfig
+
+
+class NonFiniteConfig(Section):
+    """What happens when a loss or gradient is not finite; no weight ever changes by it."""
+
+    policy: Literal["stop", "skip"] = "stop"
+    """`stop` ends the run with the step, the batch and the last good checkpoint; `skip` counts and goes on."""
+    max_consecutive: Annotated[int, Field(ge=1)] = 10
+    """Skipped steps in a row after which `skip` stops as well."""
+
+
+class TrainConfig(Section):
+    """A training, whatever its task."""
+
+    task: str
+    """What is trained."""
+    seed: Annotated[int, Field(ge=0, lt=2**32)] = 0
+    """Seed of initialisation, data order and dropout."""
+    length: TrainingLength
+    """How long to train: steps, tokens or epochs."""
+    optimizer: OptimizerConfig
+    """The optimizer and its own fields."""
+    schedule: ScheduleConfig = ConstantSchedule(name="constant")
+    """The learning-rate schedule."""
+    batch: BatchConfig
+    """The global batch and its cut."""
+    sharding: ShardingConfig = ShardingConfig()
+    """Engine, ZeRO stage and offload."""
+    evaluation: EvaluationConfig = EvaluationConfig()
+    """When and on how much to evaluate."""
+    checkpoints: CheckpointConfig = CheckpointConfig()
+    """When to save and what to keep."""
+    nonfinite: NonFiniteConfig = NonFiniteConfig()
+    """What to do about a loss or gradient that is not finite."""
+    log_every: Annotated[int, Field(ge=1)] = 10
+    """Steps between two recorded training metrics."""

@@ -1,0 +1,60 @@
+"""What the training loop needs of a task."""
+
+from collections.abc import Generator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+from torch import nn
+
+from lowland.trainers.engines import Engine, Inputs
+
+
+@dataclass(frozen=True)
+class StepInputs:
+    """One rank's part of a global batch, on the CPU."""
+
+    micro_batches: Sequence[Inputs]
+    weight: int
+    """What the sum of losses over the global batch is divided by, the same on every rank."""
+    description: str
+    """Where the batch lies in the data, for messages."""
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """Numbers of a training that its data decide."""
+
+    tokens_per_step: int
+    """Over all ranks, padding included."""
+    examples_per_step: int
+    """Over all ranks."""
+    steps_per_epoch: float
+    accumulation: int
+    """Micro-batches per rank and step."""
+    parameters: int
+    """Of the model, tied ones once; what 6N FLOPs per token are counted with."""
+
+
+class Task(Protocol):
+    """A kind of training: its model, data and metrics."""
+
+    sizes: Sizes
+    """Known once the task is built."""
+    bf16: bool
+    """Whether the model computes in bf16."""
+
+    def build_module(self) -> nn.Module:
+        """The model on the CPU, the same on every rank; its forward returns a sum of losses."""
+
+    def check(self, engine: Engine) -> None:
+        """Checks that need the built model; collective.  Raises UserError."""
+
+    def steps(self, first_example: int) -> Generator[StepInputs]:
+        """The endless stream of this rank's steps from an example on."""
+
+    def evaluate(self, engine: Engine) -> dict[str, float]:
+        """Metrics on the held-out set, the same on every rank and at every world size; collective."""
+
+    def export(self, engine: Engine, folder: Path, card: str) -> None:
+        """Writes the final model; rank 0 writes, collective."""
