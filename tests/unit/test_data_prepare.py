@@ -101,6 +101,20 @@ def test_held_out_is_by_document_and_seed(tmp_path: Path):
     assert held_out(1) != held_out(2)
 
 
+@pytest.mark.parametrize("unit_bytes", [None, 1])
+def test_of_two_different_documents_one_is_held_out_however_few_they_are(tmp_path: Path, unit_bytes: int | None):
+    for n in range(2, 12):
+        source = write_lines(tmp_path / f"{n}.jsonl", [{"text": f"document {i}"} for i in range(n)])
+        splits = prepare_here(tmp_path / str(n), source, held_out=0.01, unit_bytes=unit_bytes).manifest.splits
+        assert {name: info.documents for name, info in splits.items()} == {"train": n - 1, "held_out": 1}
+
+
+def test_the_only_document_and_its_copies_are_trained_on(tmp_path: Path):
+    source = write_lines(tmp_path / "in.jsonl", [{"text": "a document"}] * 3)
+    splits = prepare_here(tmp_path / "out", source, held_out=0.01).manifest.splits
+    assert splits["train"].documents == 3
+
+
 def test_held_out_sources(tmp_path: Path):
     train = write_lines(tmp_path / "a.jsonl", TEXTS[:50])
     held_out = write_lines(tmp_path / "b.jsonl", TEXTS[50:60])

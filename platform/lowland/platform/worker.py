@@ -50,9 +50,12 @@ def _report(error: Exception, rank: int, log: str, board: Any) -> None:
     The other ranks need not have met it and may wait for this one: Ray ends them when this one raises.
     """
     import ray
+    import torch.distributed as dist
 
     from lowland.platform.failures import not_repeated
 
+    if not dist.is_initialized():  # another worker died and Ray took the process group away: whatever that led to
+        return
     failure = not_repeated(error, rank, log)
     if failure is not None:
         with suppress(ray.exceptions.RayError):

@@ -12,7 +12,7 @@ from types import TracebackType
 from lowland.trainers.data.manifest import FILE_NAME, Manifest, SourceInfo, SplitInfo, SplitName
 from lowland.trainers.data.plan import Plan, Source
 from lowland.trainers.data.shards import token_dtype
-from lowland.trainers.data.unit import BAD_ROWS_FILE, UnitResult
+from lowland.trainers.data.unit import BAD_ROWS_FILE, Hashes, UnitResult
 from lowland.trainers.data.units import Unit
 from lowland.trainers.errors import DataError
 
@@ -46,9 +46,8 @@ class Assembly:
     Use as a context manager: what is not finished leaves nothing behind.
     """
 
-    def __init__(self, out: Path, *, overwrite: bool) -> None:
+    def __init__(self, out: Path) -> None:
         self.out = out
-        check_out(out, overwrite=overwrite)
         self.folder = out.absolute().parent / f".{out.name}.partial-{os.getpid()}"
         self._splits: dict[SplitName, SplitInfo] = {"train": SplitInfo(), "held_out": SplitInfo()}
         self._documents: Counter[int] = Counter()
@@ -56,6 +55,7 @@ class Assembly:
         self._bad: Counter[str] = Counter()
         self._rows_before: Counter[str] = Counter()
         self._examples: list[BadRowRecord] = []
+        self._hashes: Hashes | None = None
 
     def __enter__(self) -> "Assembly":
         shutil.rmtree(self.folder, ignore_errors=True)
@@ -79,7 +79,16 @@ class Assembly:
             self._splits[name] = self._merged(name, self._splits[name], info, result.folder)
         self._documents.update(result.documents_by_source)
         self._lengths.update(result.document_lengths)
+        if result.hashes is not None:
+            self._hashes = result.hashes.and_(self._hashes)
         shutil.rmtree(result.folder)
+
+    def held_out_below(self, plan: Plan) -> int:
+        """The plan's own bound, or one that holds out the first document where that would hold out none."""
+        hashes = self._hashes
+        if hashes is None or plan.held_out_below == 0 or hashes.lowest == hashes.highest:
+            return plan.held_out_below
+        return max(plan.held_out_below, hashes.lowest + 1)
 
     def finish(self, plan: Plan, sources: Sequence[Source]) -> Prepared:
         """Writes the manifest and makes the folder appear under its name.

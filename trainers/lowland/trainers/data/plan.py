@@ -28,7 +28,8 @@ class PrepareSettings:
     held_out_sources: tuple[str, ...] = ()
     """Sources that are held out as a whole, instead of a fraction of all documents."""
     held_out: float = 0.01
-    """Fraction of documents held out, in [0, 1); chosen by a hash of the document and the seed."""
+    """Fraction of documents held out, in [0, 1), chosen by a hash of the document and the seed; at least one of
+    two different documents, unless it is 0."""
     packing: Packing | None = None
     """None: `split` for plain text, `fit` for completions and conversations."""
     text_column: str | None = None
@@ -51,6 +52,8 @@ class Plan:
     content: Content
     packing: Packing
     text_column: str
+    held_out_below: int
+    """Documents with a hash below this are held out; 2^64 are all."""
 
     @property
     def columns(self) -> tuple[str, ...]:
@@ -82,7 +85,7 @@ def make_plan(settings: PrepareSettings, tokenizer: TextTokenizer) -> tuple[Plan
     sources = list_sources(settings)
     content, text_column = find_content(sources, settings.text_column)
     packing: Packing = settings.packing or ("split" if content == "text" else "fit")
-    plan = Plan(settings, tokenizer.info, content, packing, text_column)
+    plan = Plan(settings, tokenizer.info, content, packing, text_column, int(settings.held_out * 2**64))
     return plan, sources, list(cut_units(sources, settings.unit_bytes))
 
 

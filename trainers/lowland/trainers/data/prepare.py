@@ -2,11 +2,12 @@
 
 from collections.abc import Callable, Generator, Sequence
 from contextlib import closing
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
-from lowland.trainers.data.assembly import Assembly, Prepared
-from lowland.trainers.data.plan import PrepareSettings, make_plan
+from lowland.trainers.data.assembly import Assembly, Prepared, check_out
+from lowland.trainers.data.plan import Plan, PrepareSettings, make_plan
 from lowland.trainers.data.tokenizers import load_tokenizer
 from lowland.trainers.data.unit import UnitResult, prepare_unit
 from lowland.trainers.data.units import Unit
@@ -33,10 +34,20 @@ def prepare(
     Raises:
         DataError: a setting, a source or the tokenizer is wrong, `out` exists, or nothing usable was read.
     """
-    with Assembly(Path(out), overwrite=overwrite) as assembly:
-        plan, sources, units = make_plan(settings, load_tokenizer(settings.tokenizer))
-        task = partial(prepare_unit, plan, folder=assembly.folder)
-        with closing(map_units(task, units)) as results:
-            for unit, result in zip(units, results, strict=True):
-                assembly.add(unit, result, strict=settings.strict)
-        return assembly.finish(plan, sources)
+    check_out(Path(out), overwrite=overwrite)
+    plan, sources, units = make_plan(settings, load_tokenizer(settings.tokenizer))
+    while True:
+        with Assembly(Path(out)) as assembly:
+            _collect(assembly, plan, units, map_units)
+            # Known only now; so few documents that none falls below the bound are soon prepared again.
+            below = assembly.held_out_below(plan)
+            if below == plan.held_out_below:
+                return assembly.finish(plan, sources)
+        plan = replace(plan, held_out_below=below)
+
+
+def _collect(assembly: Assembly, plan: Plan, units: Sequence[Unit], map_units: UnitMap) -> None:
+    task = partial(prepare_unit, plan, folder=assembly.folder)
+    with closing(map_units(task, units)) as results:
+        for unit, result in zip(units, results, strict=True):
+            assembly.add(unit, result, strict=plan.settings.strict)

@@ -24,6 +24,20 @@ from lowland.trainers.errors import DataError
 BAD_ROWS_FILE = "bad_rows.jsonl"
 
 
+@dataclass(frozen=True)
+class Hashes:
+    """The range of some documents' hashes, each in [0, 2^64)."""
+
+    lowest: int
+    highest: int
+
+    def and_(self, other: "Hashes | None") -> "Hashes":
+        """The range of these and others."""
+        if other is None:
+            return self
+        return Hashes(min(self.lowest, other.lowest), max(self.highest, other.highest))
+
+
 @dataclass
 class UnitResult:
     """What became of a unit; small, whatever the unit's size."""
@@ -37,6 +51,8 @@ class UnitResult:
     bad_rows: Counter[Reason] = field(default_factory=Counter)
     rows_of_parts: list[int] = field(default_factory=list)
     """Rows (lines, for JSON lines) of each part, to number those of the next part of the same file."""
+    hashes: Hashes | None = None
+    """Of the documents that are split by hash; None if there are none."""
 
 
 def prepare_unit(plan: Plan, unit: Unit, folder: Path) -> UnitResult:
@@ -129,8 +145,9 @@ class _Job:
     def _split_of(self, row: Mapping[str, Any]) -> SplitName:
         """By a hash of the content, so that a document that occurs twice is never in both splits."""
         content = json.dumps([row[name] for name in self._plan.columns], sort_keys=True, default=repr).encode()
-        digest = hashlib.blake2b(content, digest_size=8, key=self._seed).digest()
-        return "held_out" if int.from_bytes(digest, "little") < self._plan.settings.held_out * 2**64 else "train"
+        number = int.from_bytes(hashlib.blake2b(content, digest_size=8, key=self._seed).digest(), "little")
+        self.result.hashes = Hashes(number, number).and_(self.result.hashes)
+        return "held_out" if number < self._plan.held_out_below else "train"
 
     def _note(self, part: int, row: int, bad: BadRowError) -> None:
         self.result.bad_rows[bad.reason] += 1
