@@ -2,13 +2,14 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
-from lowland.trainers import optimizers
+from lowland.optim.methods import METHODS
 
 
 class NaiveAdaTAMW(Optimizer):
@@ -42,9 +43,9 @@ class NaiveAdaTAMW(Optimizer):
 @contextmanager
 def naive_adatamw() -> Iterator[None]:
     """Recipes with adatamw train with the naive one inside."""
-    plain = optimizers.AdaTAMW
-    optimizers.AdaTAMW = NaiveAdaTAMW  # type: ignore[misc,assignment]
+    plain = METHODS["adatamw"]
+    METHODS["adatamw"] = replace(plain, make=NaiveAdaTAMW)
     try:
         yield
     finally:
-        optimizers.AdaTAMW = plain  # type: ignore[misc]
+        METHODS["adatamw"] = plain

@@ -38,7 +38,7 @@ def test_any_cut_is_read_by_any_other_cut(data: st.DataObject) -> None:
         paths = []
         for rank, (first, end) in enumerate(pairwise(written)):
             paths.append(Path(folder) / part_name(rank))
-            write_part(paths[-1], [piece("w", size, first, values[first:end])], {})
+            write_part(paths[-1], [piece("w", size, first, values[first:end])], {}, {})
         with PartReader(paths) as reader:
             for first, end in pairwise(wanted):
                 found = piece("w", size, first, torch.full((end - first,), -1.0))
@@ -78,7 +78,7 @@ def test_views_matrices_and_scalars(tmp_path: Path) -> None:
 )
 def test_another_model_or_optimizer_is_refused(tmp_path: Path, wanted: StatePiece, message: str) -> None:
     """A smaller tensor too: its values could be read, and would be the wrong ones."""
-    write_part(tmp_path / "a", [piece("w", 4, 0, torch.ones(4))], {})
+    write_part(tmp_path / "a", [piece("w", 4, 0, torch.ones(4))], {}, {})
     with PartReader([tmp_path / "a"]) as reader, pytest.raises(DataError, match=message) as raised:
         reader.load(wanted)
     assert "another model or optimizer" in str(raised.value)
@@ -86,7 +86,7 @@ def test_another_model_or_optimizer_is_refused(tmp_path: Path, wanted: StatePiec
 
 
 def test_parameters_must_be_the_same_set(tmp_path: Path) -> None:
-    write_part(tmp_path / "a", [piece("w", 1, 0, torch.ones(1)), piece("v", 1, 0, torch.ones(1))], {})
+    write_part(tmp_path / "a", [piece("w", 1, 0, torch.ones(1)), piece("v", 1, 0, torch.ones(1))], {}, {})
     with PartReader([tmp_path / "a"]) as reader:
         reader.check_parameters({"w", "v"})
         with pytest.raises(DataError, match="the checkpoint has no parameter x"):
@@ -96,7 +96,7 @@ def test_parameters_must_be_the_same_set(tmp_path: Path) -> None:
 
 
 def test_a_part_that_is_missing_is_not_read_as_zeros(tmp_path: Path) -> None:
-    write_part(tmp_path / "a", [piece("w", 4, 0, torch.ones(2))], {})
+    write_part(tmp_path / "a", [piece("w", 4, 0, torch.ones(2))], {}, {})
     with PartReader([tmp_path / "a"]) as reader, pytest.raises(DataError, match="2 elements here, but 4"):
         reader.load(piece("w", 4, 0, torch.zeros(4)))
 

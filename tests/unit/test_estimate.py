@@ -89,11 +89,11 @@ def test_optimizer_state_is_that_of_the_real_one(optimizer):
     config = make_config(optimizer=optimizer).optimizer
     model = torch.nn.Linear(100, 70)
     real = build_optimizer(config, parameter_groups(model, config))
-    from lowland.optim import Layout, LayoutAware
+    from lowland.optim import Layout, LayoutOptimizer
     from lowland.trainers.engines.state import create_state
 
     layout = Layout.whole([list(g.parameters.items()) for g in parameter_groups(model, config)])
-    if isinstance(real, LayoutAware):
+    if isinstance(real, LayoutOptimizer):
         real.attach(layout)
     create_state(real, layout)
     states = [v for s in real.state_dict()["state"].values() for v in s.values() if isinstance(v, Tensor)]

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from lowland.optim import AdaTAMW, Fragment, Layout, LayoutAware, Segment
+from lowland.optim import AdaTAMW, Fragment, Layout, LayoutOptimizer, Segment
 
 TURNING = ([1.0, 0.0], [0.0, 1.0], [-1.0, 0.0])
 """Gradients that turn by a right angle each step."""
@@ -227,7 +227,7 @@ def test_a_sharded_layout_needs_prepare() -> None:
     p = parameter(1.0)
     optimizer = AdaTAMW([p], lr=1e-3)
     whole = Layout.whole([[("p", p)]])
-    optimizer.attach(Layout(whole.parameters, whole.fragments, all_reduce=lambda tensor: None))
+    optimizer.attach(Layout(whole.parameters, whole.fragments, by_group=True))
     p.grad = torch.ones(1)
     with pytest.raises(RuntimeError, match="prepare"):
         optimizer.step()
@@ -238,7 +238,7 @@ def test_what_is_prepared_is_forgotten_with_the_step() -> None:
     optimizer = AdaTAMW([p], lr=1e-3)
     layout = Layout.whole([[("p", p)]])
     optimizer.attach(layout)
-    assert isinstance(optimizer, LayoutAware)
+    assert isinstance(optimizer, LayoutOptimizer)
     optimizer.prepare(iter([(layout.fragments[0].segments[0], p, torch.ones(1))]))
     optimizer.finish()
     assert optimizer.cosines == {}, "a step that is not applied changes nothing"
@@ -282,5 +282,5 @@ def _cut_layout(parts: list[nn.Parameter], sizes: list[int], cuts: list[int]) ->
             if first < end:
                 segments.append(Segment(index, first - low, end - first, first - start))
             start += size
-        fragments.append(Fragment(part, tuple(segments), 0))
+        fragments.append(Fragment(part, tuple(segments), 0, tuple(range(len(sizes)))))
     return Layout(parameters, tuple(fragments))

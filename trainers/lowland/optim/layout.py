@@ -6,14 +6,17 @@ then a sum over segments followed by one all-reduce.  `Layout` is the one place 
 engine makes it, and no optimizer contains a word about sharding.
 """
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Protocol, runtime_checkable
+from typing import Any
 
 import torch
 from torch import Tensor
 
-__all__ = ["Fragment", "Layout", "LayoutAware", "Parameter", "Segment"]
+from lowland.optim import kernels
+from lowland.optim.ranks import Ranks
+
+__all__ = ["Fragment", "Gradients", "Layout", "Parameter", "Segment", "local"]
 
 
 @dataclass(frozen=True)
@@ -21,9 +24,14 @@ class Parameter:
     """One trainable parameter of the model, the same on every rank."""
 
     name: str
-    numel: int
+    shape: tuple[int, ...]
     group: int
     """Index of its parameter group."""
+
+    @property
+    def numel(self) -> int:
+        """Elements."""
+        return torch.Size(self.shape).numel()
 
 
 @dataclass(frozen=True)
@@ -40,6 +48,7 @@ class Segment:
 
     def of(self, flat: Tensor) -> Tensor:
         """The piece of `flat` (the fragment or a tensor shaped like it), as a view; the whole keeps its shape."""
+        flat = local(flat)
         if self.numel == flat.numel():
             return flat
         return flat.view(-1).narrow(0, self.start, self.numel)
@@ -53,24 +62,12 @@ class Fragment:
     segments: tuple[Segment, ...]
     group: int
     """Index of the parameter group it is stepped with."""
+    members: tuple[int, ...]
+    """The parameters of which it holds pieces here or on another rank; the same on every rank."""
 
 
-@runtime_checkable
-class LayoutAware(Protocol):
-    """An optimizer that takes sums over parameters or the model.
-
-    The engine calls `attach` once, and around each optimizer step `prepare`, then `step` as often as
-    it steps groups, then `finish`.
-    """
-
-    def attach(self, layout: "Layout") -> None:
-        """Tells which pieces of which parameters the stepped tensors hold."""
-
-    def prepare(self, gradients: Iterable[tuple[Segment, Tensor, Tensor]]) -> None:
-        """Takes the sums, from (segment, fragment's tensor, the segment's gradient); gradients may be unscaled."""
-
-    def finish(self) -> None:
-        """Ends the optimizer step, whether it was applied or not."""
+Gradients = Iterable[tuple[Segment, Tensor, Tensor]]
+"""For each segment of this rank that has one: the segment, its fragment's tensor, its gradient."""
 
 
 @dataclass
@@ -79,8 +76,10 @@ class Layout:
 
     parameters: tuple[Parameter, ...]
     fragments: tuple[Fragment, ...]
-    all_reduce: Callable[[Tensor], None] | None = None
-    """Sums a tensor over the ranks that hold the other pieces, in place; None where each rank holds everything."""
+    ranks: Ranks | None = None
+    """The ranks that hold the other pieces; None where each rank holds everything."""
+    by_group: bool = False
+    """Whether the tensors are stepped group by group, as ZeRO does, so that no single `step` sees all gradients."""
     _by_id: dict[int, Fragment] = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
@@ -98,42 +97,63 @@ class Layout:
         for group, members in enumerate(groups):
             for name, tensor in members:
                 segment = Segment(len(parameters), 0, tensor.numel(), 0)
-                parameters.append(Parameter(name, tensor.numel(), group))
-                fragments.append(Fragment(tensor, (segment,), group))
+                parameters.append(Parameter(name, tuple(tensor.shape), group))
+                fragments.append(Fragment(tensor, (segment,), group, (segment.parameter,)))
         return cls(tuple(parameters), tuple(fragments))
 
-    def sums(self, products: Iterable[tuple[Segment, tuple[tuple[Tensor, Tensor], ...]]], columns: int) -> Tensor:
-        """Dot products per parameter, summed over all ranks by one all-reduce.
+    def gradients(self) -> Iterator[tuple[Segment, Tensor, Tensor]]:
+        """The gradients that the stepped tensors themselves hold."""
+        for fragment in self.fragments:
+            if fragment.tensor.grad is not None:
+                for segment in fragment.segments:
+                    yield segment, fragment.tensor, segment.of(fragment.tensor.grad)
+
+    def squares(self, pieces: Iterable[tuple[Segment, Tensor]]) -> Tensor:
+        """The squared norm of every parameter's tensor, of which each rank gives its pieces.
+
+        Returns:
+            float64 [parameters], identical on every rank.
+        """
+        segments, tensors = _columns(pieces, 2)
+        return self.total(segments, kernels.squares(tensors)[:, None])[:, 0]
+
+    def products(self, pieces: Iterable[tuple[Segment, Tensor, Tensor]]) -> Tensor:
+        """The squared norms and the dot product of two tensors of every parameter, in one pass over them.
 
         Args:
-            products: for each segment of this rank, `columns` pairs of equally shaped tensors.
-            columns: pairs per segment, the same on every rank.
+            pieces: for each segment of this rank two equally shaped tensors a and b.
+
+        Returns:
+            float64 [parameters, 3]: <a, a>, <a, b> and <b, b>, identical on every rank.
+        """
+        segments, first, second = _columns(pieces, 3)
+        return self.total(segments, kernels.products(first, second))
+
+    def total(self, segments: Sequence[Segment], values: Tensor) -> Tensor:
+        """Values of segments, summed over the segments of each parameter and over ranks by one all-reduce.
+
+        Args:
+            segments: this rank's, maybe none.
+            values: [segments, columns].
 
         Returns:
             float64 [parameters, columns], identical on every rank.
         """
-        rows: list[int] = []
-        dots: list[Tensor] = []
-        for segment, pairs in products:
-            rows.append(segment.parameter)
-            dots.extend(_dot(a, b) for a, b in pairs)
-        device = dots[0].device if dots else self.fragments[0].tensor.device if self.fragments else None
-        total = torch.zeros(len(self.parameters), columns, dtype=torch.float64, device=device)
-        if dots:
-            total.index_add_(0, torch.tensor(rows, device=device), torch.stack(dots).view(len(rows), columns))
-        if self.all_reduce is not None:
-            self.all_reduce(total)
+        device = self.ranks.device if self.ranks is not None else values.device
+        total = torch.zeros(len(self.parameters), values.shape[1], dtype=torch.float64, device=device)
+        if segments:
+            rows = kernels.constant([segment.parameter for segment in segments], device)
+            total.index_add_(0, rows, values.to(device, torch.float64))
+        if self.ranks is not None:
+            self.ranks.add(total)
         return total
 
 
-_CHUNK = 1 << 16
-"""Elements summed in fp32 before the sum goes on in fp64: a longer fp32 sum loses digits."""
+def local(tensor: Tensor) -> Tensor:
+    """This rank's part of a tensor that may be a DTensor."""
+    to_local: Callable[[], Tensor] | None = getattr(tensor, "to_local", None)
+    return tensor if to_local is None else to_local()
 
 
-def _dot(a: Tensor, b: Tensor) -> Tensor:
-    a, b = a.reshape(-1).float(), b.reshape(-1).float()
-    if a.numel() <= _CHUNK:
-        return torch.dot(a, b).double()
-    cut = a.numel() // _CHUNK * _CHUNK
-    head: Tensor = torch.linalg.vecdot(a[:cut].view(-1, _CHUNK), b[:cut].view(-1, _CHUNK)).double().sum()
-    return head + torch.dot(a[cut:], b[cut:]).double()
+def _columns(rows: Iterable[tuple[Any, ...]], count: int) -> list[list[Any]]:
+    return [list(column) for column in zip(*rows, strict=True)] or [[] for _ in range(count)]

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from lowland.trainers.checkpoints import Checkpointer, TrainState
-from lowland.trainers.engines import Engine
+from lowland.trainers.engines import Engine, StepOutcome
 from lowland.trainers.errors import NonFiniteError
 from lowland.trainers.meter import Meter
 from lowland.trainers.monitor import Monitor, Progress
@@ -68,11 +68,8 @@ class Loop:
         factor = lr_factor(
             self._config.schedule, state.step, total=self.total_steps, tokens_per_step=sizes.tokens_per_step
         )
+        loss, outcome = self._passes(inputs, factor)
         rate = self._config.optimizer.lr * factor
-        with self._meter.phase("forward_backward", on_device=True):
-            loss = self._forward_backward(inputs)
-        with self._meter.phase("optimizer", on_device=True):
-            outcome = self._engine.step(rate)
         self._meter.step()
         self._update(
             step=state.step + 1,
@@ -85,6 +82,18 @@ class Loop:
             self._update(consecutive_skips=0)
         else:
             self._skip(inputs, loss)
+
+    def _passes(self, inputs: StepInputs, lr_factor: float) -> tuple[Tensor, StepOutcome]:
+        """Gradients and step; several times for optimizers that look around.  Returns the loss before the step."""
+        first: Tensor | None = None
+        while True:
+            with self._meter.phase("forward_backward", on_device=True):
+                loss = self._forward_backward(inputs)
+            with self._meter.phase("optimizer", on_device=True):
+                outcome = self._engine.step(lr_factor)
+            first = loss if first is None else first
+            if not outcome.again:
+                return first, outcome
 
     def _forward_backward(self, inputs: StepInputs) -> Tensor:
         """Accumulates the gradients of a step; returns this rank's sum of losses."""
@@ -127,6 +136,7 @@ class Loop:
         values["train/tokens"] = float(state.tokens)
         values["train/epoch"] = state.step / sizes.steps_per_epoch
         values["train/skipped_steps"] = float(state.skipped)
+        values |= {f"optimizer/{name}": value for name, value in self._engine.optimizer_metrics().items()}
         self._update(metrics={**state.metrics, **values})
         self._monitor.metrics(state.step, {**values, **_latest(state.metrics, "train/grad_norm", "train/lr")})
 

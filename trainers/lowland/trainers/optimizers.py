@@ -2,13 +2,12 @@
 
 from dataclasses import dataclass
 
-import torch
 from torch import nn
 from torch.optim import Optimizer
 
-from lowland.optim import AdaTAMW
+from lowland.optim.methods import AROUND, METHODS
 from lowland.trainers.errors import RecipeError
-from lowland.trainers.recipe import AdamWConfig, AdaTAMWConfig, OptimizerConfig, SGDConfig
+from lowland.trainers.recipe import OptimizerConfig, PlainOptimizer
 
 
 @dataclass(frozen=True)
@@ -35,20 +34,15 @@ def parameter_groups(module: nn.Module, config: OptimizerConfig) -> list[Group]:
 
 
 def build_optimizer(config: OptimizerConfig, groups: list[Group]) -> Optimizer:
-    """The optimizer over the groups, with torch's one-kernel step where there is one."""
+    """The optimizer over the groups, by its row in the table of methods."""
     params = [{"params": list(g.parameters.values()), "weight_decay": g.weight_decay} for g in groups]
-    match config:
-        case AdamWConfig():
-            return torch.optim.AdamW(params, lr=config.lr, betas=config.betas, eps=config.eps, fused=True)
-        case SGDConfig():
-            return torch.optim.SGD(params, lr=config.lr, momentum=config.momentum, nesterov=config.nesterov, fused=True)
-        case AdaTAMWConfig():
-            return AdaTAMW(
-                params,
-                lr=config.lr,
-                betas=config.betas,
-                gamma=config.gamma,
-                eps=config.eps,
-                damping_floor=config.damping_floor,
-                scope=config.scope,
+    shared = set(PlainOptimizer.model_fields) - {"lr"}
+    arguments = {name: getattr(config, name) for name in type(config).model_fields if name not in shared}
+    optimizer = METHODS[config.name].make(params, **arguments)
+    for name, around in AROUND.items():
+        section = getattr(config, name)
+        if section is not None:
+            optimizer = around.make(
+                optimizer, **{field: getattr(section, field) for field in type(section).model_fields}
             )
+    return optimizer

@@ -71,9 +71,11 @@ class Checkpointer:
 
     def _write_part(self, step: int) -> FileEntry:
         rank = self._world.rank
-        pieces = self._engine.pieces() if rank == 0 or not self._engine.replicated else iter(())
+        writes = rank == 0 or not self._engine.replicated
+        pieces = self._engine.pieces() if writes else iter(())
+        owned = self._engine.owned_state() if writes else {}
         rng = generator_states(self._world.device)
-        entry = self._store.add(step, part_name(rank), lambda path: write_part(path, pieces, rng))
+        entry = self._store.add(step, part_name(rank), lambda path: write_part(path, pieces, owned, rng))
         self._before_commit()
         return entry
 
@@ -151,6 +153,7 @@ class Checkpointer:
                 reader.check_parameters(self._parameters())
                 for piece in self._engine.pieces():
                     reader.load(piece)
+                self._engine.load_owned_state(reader.owned)
             if world.rank < manifest.world_size:
                 restore_generators(read_rng(folder / part_name(world.rank)), world.device)
         return manifest

@@ -1,11 +1,12 @@
 """One rank's part of a checkpoint: pieces of parameters by name and offset, in safetensors.
 
-Keys are `piece|<state>|<offset>|<parameter>`, `scalar|<state>||<parameter>` and `rng|<generator>||`.
+Keys are `piece|<state>|<offset>|<parameter>`, `scalar|<state>||<parameter>`, `owned|<state>||<parameter>` (state of
+a whole parameter that one rank keeps; `number|...` if it is a Python number) and `rng|<generator>||`.
 A reader asks for any range of a parameter and is served from whichever parts hold it, so that world
 size and ZeRO stage may differ from the writer's.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,9 +21,12 @@ from torch import Tensor
 from lowland.trainers.engines import StatePiece
 from lowland.trainers.errors import DataError
 
+Owned = Mapping[str, Mapping[str, Tensor | float]]
+"""By parameter and state: what a rank keeps of whole parameters."""
 
-def write_part(path: Path, pieces: Iterable[StatePiece], rng: dict[str, Tensor]) -> None:
-    """Writes a rank's pieces and generators."""
+
+def write_part(path: Path, pieces: Iterable[StatePiece], owned: Owned, rng: dict[str, Tensor]) -> None:
+    """Writes a rank's pieces, the whole parameters' state that it keeps, and its generators."""
     tensors: dict[str, Tensor] = {f"rng|{name}||": state for name, state in rng.items()}
     for piece in pieces:
         for key, tensor in piece.tensors.items():
@@ -30,7 +34,17 @@ def write_part(path: Path, pieces: Iterable[StatePiece], rng: dict[str, Tensor])
             tensors[f"piece|{key}|{piece.segment.offset}|{piece.name}"] = copy
         for key, tensor in piece.scalars.items():
             tensors[f"scalar|{key}||{piece.name}"] = tensor.detach().to("cpu", copy=True)
+    for name, states in owned.items():
+        for key, value in states.items():
+            if isinstance(value, Tensor):
+                tensors[f"owned|{key}||{name}"] = value.detach().to("cpu", copy=True).contiguous()
+            else:
+                tensors[f"number|{key}||{name}"] = torch.tensor(value, dtype=_number_type(value))
     save_file(tensors, path)
+
+
+def _number_type(value: float) -> torch.dtype:
+    return torch.float64 if isinstance(value, float) else torch.int64
 
 
 @dataclass(frozen=True)
@@ -53,6 +67,7 @@ class PartReader:
         self._stack = ExitStack()
         self._pieces: dict[str, dict[str, list[_Range]]] = {}
         self._scalars: dict[str, dict[str, tuple[Any, str]]] = {}
+        self._owned: dict[str, dict[str, tuple[Any, str]]] = {}
         for path in paths:
             self._index(self._stack.enter_context(safe_open(path, framework="pt")))
 
@@ -73,6 +88,16 @@ class PartReader:
                 ranges.append(_Range(int(offset), numel, file, key))
             elif kind == "scalar":
                 self._scalars.setdefault(name, {})[state] = (file, key)
+            elif kind in ("owned", "number"):
+                self._owned.setdefault(name, {})[state] = (file, key)
+
+    def owned(self, name: str) -> dict[str, Tensor | float]:
+        """The state of a whole parameter that one rank kept; empty if none did."""
+        found: dict[str, Tensor | float] = {}
+        for state, (file, key) in self._owned.get(name, {}).items():
+            value: Tensor = file.get_tensor(key)
+            found[state] = value.item() if key.startswith("number|") else value
+        return found
 
     def check_parameters(self, names: set[str]) -> None:
         """Compares the parameters held with those of a model.

@@ -47,7 +47,7 @@ def _torch_engine(module: nn.Module, config: TrainConfig, groups: list[Group], *
 
 def _parameters(groups: list[Group]) -> list[Parameter]:
     return [
-        Parameter(name, parameter.numel(), index)
+        Parameter(name, tuple(parameter.shape), index)
         for index, group in enumerate(groups)
         for name, parameter in group.parameters.items()
     ]

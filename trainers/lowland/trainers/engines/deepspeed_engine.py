@@ -2,7 +2,7 @@
 
 import logging
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
@@ -12,10 +12,11 @@ from deepspeed.utils import logger as deepspeed_logger
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from lowland.optim import LayoutAware, Parameter
+from lowland.optim import LayoutOptimizer, Parameter, shared_state
 from lowland.trainers.blocks import repeated_blocks
 from lowland.trainers.engines import state
 from lowland.trainers.engines.engine import Inputs, StatePiece, StepOutcome
+from lowland.trainers.engines.point import Point
 from lowland.trainers.engines.zero_layout import ZeroLayout
 from lowland.trainers.engines.zero_speed import batch_gradient_checks
 from lowland.trainers.recipe import ShardingConfig
@@ -99,14 +100,13 @@ class DeepSpeedEngine:
                 deepspeed.utils.set_z3_leaf_modules(module, list(blocks))
             # Part by part: a whole model need not fit on one device.
             deepspeed.zero.Init(module=module, config_dict_or_path=config, enabled=True)
-        # BF16 at stage 0 takes a step with zero gradients inside initialize; at rate 0 it changes no weight.
-        state.set_lr(optimizer, 0.0)
-        self._engine, *_ = deepspeed.initialize(model=module, optimizer=optimizer, config=config)
-        optimizer.state.clear()
+        with state.dormant(optimizer):
+            self._engine, *_ = deepspeed.initialize(model=module, optimizer=optimizer, config=config)
         batch_gradient_checks(self._engine)
         self._zero = ZeroLayout(self._engine, parameters)
-        if isinstance(optimizer, LayoutAware):
+        if isinstance(optimizer, LayoutOptimizer):
             optimizer.attach(self._zero.layout)
+        self._point = Point(optimizer, self._zero)
 
     @classmethod
     def build(
@@ -143,15 +143,23 @@ class DeepSpeedEngine:
         self._engine.backward(state.scaled(loss, scale * self._world.size), scale_wrt_gas=False)
         return loss.detach()
 
-    def step(self, lr: float) -> StepOutcome:
-        """One DeepSpeed step; DeepSpeed itself discards a step whose gradient norm is not finite."""
-        state.set_lr(self._optimizer, lr)
+    def step(self, lr_factor: float) -> StepOutcome:
+        """One DeepSpeed step, or a move of the point where the next gradients are taken.
+
+        DeepSpeed itself discards a step whose gradient norm is not finite.
+        """
+        if not self._point.steps_now():
+            return self._point.ascend()
+        state.set_lr(self._optimizer, lr_factor)
+        self._point.leave()
         if self._stage == 0 and not self._engine.bfloat16_enabled():
-            return self._step_unwrapped()
-        with state.reductions(self._optimizer, self._zero.gradients()):
-            self._engine.step()
-        norm = float(self._engine.get_global_grad_norm())
-        return StepOutcome(bool(self._engine.was_step_applied()), norm)
+            outcome = self._step_unwrapped()
+        else:
+            with state.reductions(self._optimizer, self._zero.gradients()):
+                self._engine.step()
+            norm = float(self._engine.get_global_grad_norm())
+            outcome = StepOutcome(bool(self._engine.was_step_applied()), norm)
+        return self._point.go_on(outcome)
 
     def _step_unwrapped(self) -> StepOutcome:
         parameters = [p for p in self.module.parameters() if p.grad is not None]
@@ -160,8 +168,8 @@ class DeepSpeedEngine:
         if not math.isfinite(grad_norm):
             self._engine.zero_grad()
             return StepOutcome(False, grad_norm)
-        torch.nn.utils.clip_grads_with_norm_(parameters, self._clip_here, norm)
         with state.reductions(self._optimizer, self._zero.gradients()):
+            torch.nn.utils.clip_grads_with_norm_(parameters, self._clip_here, norm)
             self._engine.step()
         return StepOutcome(True, grad_norm)
 
@@ -170,7 +178,7 @@ class DeepSpeedEngine:
         """Evaluation mode without gradients inside."""
         self._engine.eval()
         try:
-            with torch.no_grad():
+            with torch.no_grad(), self._point.at_evaluation_weights():
                 yield
         finally:
             self._engine.train()
@@ -188,13 +196,25 @@ class DeepSpeedEngine:
         """Creates zero optimizer state."""
         state.create_state(self._optimizer, self._zero.layout)
 
+    def optimizer_metrics(self) -> dict[str, float]:
+        """What the optimizer says of its last step."""
+        return state.metrics(self._optimizer)
+
     def shared_state(self) -> dict[str, float]:
         """Optimizer state of no single parameter."""
-        return state.shared_state(self._optimizer)
+        return shared_state(self._optimizer)
 
     def load_shared_state(self, shared: Mapping[str, float]) -> None:
         """Restores it."""
         state.load_shared_state(self._optimizer, shared)
+
+    def owned_state(self) -> dict[str, dict[str, Tensor | float]]:
+        """State of whole parameters that this rank keeps."""
+        return state.owned_state(self._optimizer)
+
+    def load_owned_state(self, read: Callable[[str], dict[str, Tensor | float]]) -> None:
+        """Restores it."""
+        state.load_owned_state(self._optimizer, read)
 
     def masters_changed(self) -> None:
         """Brings the model's weights in line with the masters."""
@@ -202,12 +222,13 @@ class DeepSpeedEngine:
 
     def full_weights(self) -> Iterator[tuple[str, Tensor]]:
         """Every parameter and persistent buffer; stage 3 gathers one parameter at a time."""
-        for name, parameter in self.module.named_parameters():
-            gather = deepspeed.zero.GatheredParameters([parameter], enabled=self._stage == 3)
-            with gather:
-                whole = parameter.detach().cpu().clone() if self._world.rank == 0 else None
-            if whole is not None:
-                yield name, whole
+        with self._point.at_evaluation_weights():
+            for name, parameter in self.module.named_parameters():
+                gather = deepspeed.zero.GatheredParameters([parameter], enabled=self._stage == 3)
+                with gather:
+                    whole = parameter.detach().cpu().clone() if self._world.rank == 0 else None
+                if whole is not None:
+                    yield name, whole
         if self._world.rank == 0:
             yield from state.persistent_buffers(self.module)
 

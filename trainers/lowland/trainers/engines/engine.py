@@ -1,6 +1,6 @@
 """What the training loop needs of an engine, whichever library shards the training."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Protocol
@@ -21,6 +21,8 @@ class StepOutcome:
     """False if a gradient was not finite; no weight or state has changed then."""
     grad_norm: float
     """Global gradient norm before clipping; not finite if not applied."""
+    again: bool = False
+    """The step goes on: accumulate the same batch once more, at the weights the model has now, and step again."""
 
 
 @dataclass(frozen=True)
@@ -40,8 +42,8 @@ class StatePiece:
 class Engine(Protocol):
     """A model, its optimizer and how both are spread over the workers.
 
-    One optimizer step is: `accumulate` for each micro-batch, then one `step`.  The module's forward
-    returns the sum of losses over its micro-batch, a scalar.
+    One optimizer step is: `accumulate` for each micro-batch, then `step`, and both again while it asks for it.
+    The module's forward returns the sum of losses over its micro-batch, a scalar.
     """
 
     module: nn.Module
@@ -62,11 +64,15 @@ class Engine(Protocol):
             The micro-batch's sum of losses, detached, unscaled, on the training device.
         """
 
-    def step(self, lr: float) -> StepOutcome:
-        """Clips and applies the gradients at this learning rate, unless one is not finite."""
+    def step(self, lr_factor: float) -> StepOutcome:
+        """Clips and applies the gradients, unless one is not finite.
+
+        Args:
+            lr_factor: what each parameter group's learning rate is multiplied by.
+        """
 
     def evaluating(self) -> AbstractContextManager[None]:
-        """Evaluation mode without gradients inside."""
+        """Evaluation mode without gradients inside, at the optimizer's evaluation weights if it has any; collective."""
 
     def evaluate(self, inputs: Inputs) -> Tensor:
         """The sum of losses of one micro-batch; collective at ZeRO stage 3."""
@@ -77,11 +83,20 @@ class Engine(Protocol):
     def create_state(self) -> None:
         """Makes the optimizer create its (zero) state, so that `pieces` can be loaded into."""
 
+    def optimizer_metrics(self) -> dict[str, float]:
+        """What the optimizer says of its last step, by name, the same on every rank."""
+
     def shared_state(self) -> dict[str, float]:
         """Optimizer state that belongs to no single parameter, by name, the same on every rank."""
 
     def load_shared_state(self, state: Mapping[str, float]) -> None:
         """Restores `shared_state`."""
+
+    def owned_state(self) -> dict[str, dict[str, Tensor | float]]:
+        """Optimizer state of whole parameters that this rank keeps for all, by parameter."""
+
+    def load_owned_state(self, read: Callable[[str], dict[str, Tensor | float]]) -> None:
+        """Restores `owned_state`; `read` gives a parameter's."""
 
     def masters_changed(self) -> None:
         """Brings the model's weights in line after masters were written through `pieces`; collective."""

@@ -1,51 +1,55 @@
 """Optimizer state as pieces of parameters, for any optimizer over any layout."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from typing import Protocol, runtime_checkable
 
 import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from lowland.optim import Layout, LayoutAware, Segment
+from lowland.optim import Fragment, Gradients, Layout, LayoutOptimizer, layers
 from lowland.trainers.engines.engine import StatePiece
-
-
-@runtime_checkable
-class SharesState(Protocol):
-    """An optimizer with state that belongs to no single parameter."""
-
-    def shared_state(self) -> dict[str, float]:
-        """That state by name, the same on every rank."""
-
-    def load_shared_state(self, state: Mapping[str, float]) -> None:
-        """Restores it."""
 
 
 def pieces_of(optimizer: Optimizer, layout: Layout) -> Iterator[StatePiece]:
     """Every segment's weight and optimizer state, as views of the stepped tensors."""
     for fragment in layout.fragments:
-        state = optimizer.state.get(fragment.tensor, {})
-        tensors = {key: value for key, value in state.items() if isinstance(value, Tensor)}
-        sliced = {
-            key: value for key, value in tensors.items() if value.shape == fragment.tensor.shape and key != "step"
-        }
-        scalars = {key: value for key, value in tensors.items() if value.dim() == 0 and key not in sliced}
-        unknown = state.keys() - sliced.keys() - scalars.keys()
-        if unknown:
-            raise TypeError(
-                f"{type(optimizer).__name__} keeps state that is neither like its tensor nor one number: {unknown}"
-            )
+        tensors, scalars = _state_of(optimizer, fragment)
         for segment in fragment.segments:
-            views = {key: segment.of(value) for key, value in sliced.items()}
+            views = {key: segment.of(value) for key, value in tensors.items()}
             parameter = layout.parameters[segment.parameter]
             weight = segment.of(fragment.tensor.data)
             yield StatePiece(parameter.name, parameter.numel, segment, {"weight": weight, **views}, scalars)
 
 
+def _state_of(optimizer: Optimizer, fragment: Fragment) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    """A fragment's states that are shaped like it, and those that are one number, of all layers of an optimizer."""
+    tensors: dict[str, Tensor] = {}
+    scalars: dict[str, Tensor] = {}
+    for layer in layers(optimizer):
+        for key, value in layer.state.get(fragment.tensor, {}).items():
+            if isinstance(value, Tensor) and value.shape == fragment.tensor.shape and key != "step":
+                tensors[key] = value
+            elif isinstance(value, Tensor) and value.dim() == 0:
+                scalars[key] = value
+            else:
+                raise TypeError(
+                    f"{type(layer).__name__} keeps state that is neither like its tensor nor one number: {key}"
+                )
+    return tensors, scalars
+
+
 def create_state(optimizer: Optimizer, layout: Layout) -> None:
-    """Takes a step with zero gradients at rate zero: the optimizer creates its state and changes no weight."""
+    """Makes the optimizer create its (zero) state and changes no weight."""
+    for layer in layers(optimizer):
+        if isinstance(layer, LayoutOptimizer):
+            layer.create_state()
+        else:
+            _step_with_zero_gradients(layer, layout)
+
+
+def _step_with_zero_gradients(optimizer: Optimizer, layout: Layout) -> None:
+    """At rate zero; the state of torch's own optimizers comes with their first step."""
     kept = [(group["lr"], group["params"]) for group in optimizer.param_groups]
     # With offload DeepSpeed fills these very gradients again.
     gradients = [fragment.tensor.grad for fragment in layout.fragments]
@@ -54,30 +58,17 @@ def create_state(optimizer: Optimizer, layout: Layout) -> None:
         group["params"] = [fragment.tensor for fragment in layout.fragments if fragment.group == index]
     for fragment in layout.fragments:
         fragment.tensor.grad = torch.zeros_like(fragment.tensor)
-    with reductions(optimizer, own_gradients(layout)):
-        optimizer.step()
+    optimizer.step()
     for fragment, gradient in zip(layout.fragments, gradients, strict=True):
         fragment.tensor.grad = gradient
     for group, (rate, params) in zip(optimizer.param_groups, kept, strict=True):
         group["lr"], group["params"] = rate, params
 
 
-Gradients = Iterator[tuple[Segment, Tensor, Tensor]]
-"""For each segment of this rank: the segment, its fragment's tensor, its gradient."""
-
-
-def own_gradients(layout: Layout) -> Gradients:
-    """The gradients that the stepped tensors themselves hold."""
-    for fragment in layout.fragments:
-        if fragment.tensor.grad is not None:
-            for segment in fragment.segments:
-                yield segment, fragment.tensor, segment.of(fragment.tensor.grad)
-
-
 @contextmanager
 def reductions(optimizer: Optimizer, gradients: Gradients) -> Iterator[None]:
     """An optimizer step with the sums taken first, for optimizers that need sums."""
-    if not isinstance(optimizer, LayoutAware):
+    if not isinstance(optimizer, LayoutOptimizer):
         yield
         return
     optimizer.prepare(gradients)
@@ -87,15 +78,48 @@ def reductions(optimizer: Optimizer, gradients: Gradients) -> Iterator[None]:
         optimizer.finish()
 
 
-def shared_state(optimizer: Optimizer) -> dict[str, float]:
-    """State that belongs to no single parameter; empty for most optimizers."""
-    return optimizer.shared_state() if isinstance(optimizer, SharesState) else {}
+@contextmanager
+def dormant(optimizer: Optimizer) -> Iterator[None]:
+    """No step of the optimizer does anything inside: DeepSpeed's initialize takes one, with zero gradients."""
+    optimizer.step = lambda closure=None: None  # type: ignore[method-assign,assignment]
+    try:
+        yield
+    finally:
+        del optimizer.step
+        for layer in layers(optimizer):
+            layer.state.clear()
 
 
 def load_shared_state(optimizer: Optimizer, state: Mapping[str, float]) -> None:
     """Restores `shared_state`."""
-    if isinstance(optimizer, SharesState):
+    if isinstance(optimizer, LayoutOptimizer):
         optimizer.load_shared_state(state)
+
+
+def metrics(optimizer: Optimizer) -> dict[str, float]:
+    """What all layers of an optimizer say of the last step."""
+    found: dict[str, float] = {}
+    for layer in layers(optimizer):
+        if isinstance(layer, LayoutOptimizer):
+            found |= layer.metrics()
+    return found
+
+
+def owned_state(optimizer: Optimizer) -> dict[str, dict[str, Tensor | float]]:
+    """State of whole parameters that this rank keeps, of all layers of an optimizer."""
+    found: dict[str, dict[str, Tensor | float]] = {}
+    for layer in layers(optimizer):
+        if isinstance(layer, LayoutOptimizer):
+            for name, values in layer.owned_state().items():
+                found.setdefault(name, {}).update(values)
+    return found
+
+
+def load_owned_state(optimizer: Optimizer, read: Callable[[str], dict[str, Tensor | float]]) -> None:
+    """Restores `owned_state` from whatever ranks kept it."""
+    for layer in layers(optimizer):
+        if isinstance(layer, LayoutOptimizer):
+            layer.load_owned_state(read)
 
 
 def scaled(loss: Tensor, factor: float) -> Tensor:
@@ -107,10 +131,10 @@ def scaled(loss: Tensor, factor: float) -> Tensor:
     return loss * (factor + 0 * loss.detach())
 
 
-def set_lr(optimizer: Optimizer, lr: float) -> None:
-    """Gives every group the rate; set before each step, so that a resume needs no schedule state."""
+def set_lr(optimizer: Optimizer, factor: float) -> None:
+    """Gives every group its own rate times the schedule's factor; before each step, so that a resume needs no state."""
     for group in optimizer.param_groups:
-        group["lr"] = lr
+        group["lr"] = group.setdefault("initial_lr", group["lr"]) * factor
 
 
 def persistent_buffers(module: nn.Module) -> Iterator[tuple[str, Tensor]]:

@@ -1,7 +1,7 @@
 """Every worker holds everything: plain torch in one process, DDP in several."""
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 
 import torch
@@ -9,9 +9,10 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 from torch.optim import Optimizer
 
-from lowland.optim import Layout, LayoutAware
+from lowland.optim import Gradients, Layout, LayoutOptimizer, shared_state
 from lowland.trainers.engines import state
 from lowland.trainers.engines.engine import Inputs, StatePiece, StepOutcome
+from lowland.trainers.engines.point import Point
 from lowland.trainers.world import World
 
 
@@ -32,13 +33,14 @@ class TorchEngine:
     ) -> None:
         self.module = module
         self._optimizer = optimizer
-        self._layout = layout
+        self.layout = layout
         self._world = world
         self._max_grad_norm = max_grad_norm or math.inf
         self._autocast = autocast
         self._model: nn.Module = module
-        if isinstance(optimizer, LayoutAware):
+        if isinstance(optimizer, LayoutOptimizer):
             optimizer.attach(layout)
+        self._point = Point(optimizer, self)
         if world.size > 1:
             self._model = DistributedDataParallel(module, gradient_as_bucket_view=True)
 
@@ -49,26 +51,44 @@ class TorchEngine:
             state.scaled(loss, scale * self._world.size).backward()
         return loss.detach()
 
-    def step(self, lr: float) -> StepOutcome:
-        """Clips by the global norm and steps; a norm that is not finite discards the gradients."""
-        gradients = [p.grad for p in self.module.parameters() if p.grad is not None]
-        norm = torch.nn.utils.get_total_norm(gradients)
+    def step(self, lr_factor: float) -> StepOutcome:
+        """Clips by the global norm and steps; a norm that is not finite discards the gradients.
+
+        Or moves the point where the next gradients are taken.
+        """
+        if not self._point.steps_now():
+            return self._point.ascend()
+        self._point.leave()
+        norm = torch.nn.utils.get_total_norm([p.grad for p in self.module.parameters() if p.grad is not None])
         grad_norm = float(norm)
         applied = math.isfinite(grad_norm)
         if applied:
-            torch.nn.utils.clip_grads_with_norm_(self.module.parameters(), self._max_grad_norm, norm)
-            state.set_lr(self._optimizer, lr)
-            with state.reductions(self._optimizer, state.own_gradients(self._layout)):
+            state.set_lr(self._optimizer, lr_factor)
+            with state.reductions(self._optimizer, self.gradients()):
+                torch.nn.utils.clip_grads_with_norm_(self.module.parameters(), self._max_grad_norm, norm)
                 self._optimizer.step()
+        self.discard_gradients()
+        return self._point.go_on(StepOutcome(applied, grad_norm))
+
+    def gradients(self) -> Gradients:
+        """Each parameter's gradient."""
+        return self.layout.gradients()
+
+    def discard_gradients(self) -> None:
+        """Forgets the accumulated gradients."""
         self._optimizer.zero_grad(set_to_none=True)
-        return StepOutcome(applied, grad_norm)
+
+    @property
+    def masters_are_weights(self) -> bool:
+        """The model computes with the masters themselves."""
+        return True
 
     @contextmanager
     def evaluating(self) -> Iterator[None]:
         """Evaluation mode without gradients inside."""
         self._model.eval()
         try:
-            with torch.no_grad():
+            with torch.no_grad(), self._point.at_evaluation_weights():
                 yield
         finally:
             self._model.train()
@@ -81,19 +101,31 @@ class TorchEngine:
 
     def pieces(self) -> Iterator[StatePiece]:
         """Whole parameters and their state."""
-        return state.pieces_of(self._optimizer, self._layout)
+        return state.pieces_of(self._optimizer, self.layout)
 
     def create_state(self) -> None:
         """Creates zero optimizer state."""
-        state.create_state(self._optimizer, self._layout)
+        state.create_state(self._optimizer, self.layout)
+
+    def optimizer_metrics(self) -> dict[str, float]:
+        """What the optimizer says of its last step."""
+        return state.metrics(self._optimizer)
 
     def shared_state(self) -> dict[str, float]:
         """Optimizer state of no single parameter."""
-        return state.shared_state(self._optimizer)
+        return shared_state(self._optimizer)
 
     def load_shared_state(self, shared: Mapping[str, float]) -> None:
         """Restores it."""
         state.load_shared_state(self._optimizer, shared)
+
+    def owned_state(self) -> dict[str, dict[str, Tensor | float]]:
+        """State of whole parameters."""
+        return state.owned_state(self._optimizer)
+
+    def load_owned_state(self, read: Callable[[str], dict[str, Tensor | float]]) -> None:
+        """Restores it."""
+        state.load_owned_state(self._optimizer, read)
 
     def masters_changed(self) -> None:
         """Nothing to do: the masters are the model's weights."""
@@ -101,8 +133,9 @@ class TorchEngine:
     def full_weights(self) -> Iterator[tuple[str, Tensor]]:
         """Every parameter and persistent buffer."""
         if self._world.rank == 0:
-            for name, parameter in self.module.named_parameters():
-                yield name, parameter.detach().cpu()
+            with self._point.at_evaluation_weights():
+                for name, parameter in self.module.named_parameters():
+                    yield name, parameter.detach().to("cpu", copy=True)
             yield from state.persistent_buffers(self.module)
 
     def close(self) -> None:

@@ -21,8 +21,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from lowland.optim import Fragment, Layout, Parameter, Segment
-from lowland.trainers.engines.state import Gradients, own_gradients
+from lowland.optim import Fragment, Gradients, Layout, Parameter, Ranks, Segment
 
 
 class UnknownLayoutError(RuntimeError):
@@ -33,14 +32,16 @@ class ZeroLayout:
     """The fragments of a DeepSpeed engine, their gradients and their low-precision weights."""
 
     def __init__(self, engine: Any, parameters: Sequence[Parameter]) -> None:
-        self._zero = engine.optimizer
+        self._engine, self._zero = engine, engine.optimizer
         self._device = engine.device
         named = dict(engine.module.named_parameters())
         self._params = [named[parameter.name] for parameter in parameters]
         self._index = {id(p): index for index, p in enumerate(self._params)}
         self._stage: int = engine.zero_optimization_stage()
         fragments = tuple(self._fragments(engine))
-        self.layout = Layout(tuple(parameters), fragments, self._all_reduce if self._stage else None)
+        # The ranks' own device: a vector of offloaded state hops to the accelerator, where the process group works.
+        ranks = Ranks(None, self._device) if self._stage else None
+        self.layout = Layout(tuple(parameters), fragments, ranks, by_group=self._stage > 0)
         self.verify()
 
     def gradients(self) -> Gradients:
@@ -51,7 +52,7 @@ class ZeroLayout:
         elif getattr(zero, "cpu_offload", False) or getattr(zero, "offload_optimizer", False):
             if hasattr(zero, "_wait_for_offload_copies"):
                 zero._wait_for_offload_copies()
-            yield from own_gradients(self.layout)
+            yield from self.layout.gradients()
         elif hasattr(zero, "fp32_groups_gradient_flat_partition"):
             yield from self._flat_gradients(zero.fp32_groups_gradient_flat_partition)
         else:
@@ -72,6 +73,40 @@ class ZeroLayout:
         else:
             zero.update_lp_params()
 
+    @property
+    def masters_are_weights(self) -> bool:
+        """Whether the model computes with the masters themselves, so that nothing can be shown to it beside them."""
+        return self._stage == 0 and not getattr(self._zero, "fp32_groups", None)
+
+    def discard_gradients(self) -> None:
+        """Forgets what was accumulated since the last step, so that the same batch can be evaluated again."""
+        zero = self._zero
+        self._engine.zero_grad()
+        if self._stage == 0:
+            for fragment in self.layout.fragments:
+                fragment.tensor.grad = None
+            for param in self._params:
+                param.grad = None
+            return
+        offloaded = getattr(zero, "cpu_offload", False) or getattr(zero, "offload_optimizer", False)
+        if offloaded and hasattr(zero, "_wait_for_offload_copies"):
+            zero._wait_for_offload_copies()
+        zero.zero_grad()
+        if self._stage == 3:
+            zero.averaged_gradients = {}
+            if hasattr(zero, "_offload_boundary_param_ids"):
+                zero._offload_boundary_param_ids = set()
+        elif hasattr(zero, "averaged_gradients"):
+            for index in zero.averaged_gradients:
+                zero.averaged_gradients[index] = None
+                if index in getattr(zero, "all_grad_tensors", {}):
+                    zero.all_grad_tensors[index] = None
+            zero.micro_step_id = -1
+            if hasattr(zero, "_offload_accumulated_param_ids"):
+                zero._offload_accumulated_param_ids = set()
+        if offloaded:
+            zero.reset_cpu_buffers()
+
     def verify(self) -> None:
         """Compares every segment with the live weights, and that all segments cover every parameter once.
 
@@ -86,9 +121,8 @@ class ZeroLayout:
                 live = self._live_weight(segment)
                 if not torch.equal(segment.of(fragment.tensor.data).reshape(-1).to(live), live):
                     differing.add(self.layout.parameters[segment.parameter].name)
-        if self.layout.all_reduce is not None:
-            counts = counts.to(self.layout.fragments[0].tensor.device)
-            self._all_reduce(counts)
+        if self.layout.ranks is not None:
+            self.layout.ranks.add(counts)
         for parameter, count in zip(self.layout.parameters, counts.tolist(), strict=True):
             if count != parameter.numel:
                 differing.add(f"{parameter.name} ({count:.0f} of {parameter.numel} elements)")
@@ -120,7 +154,8 @@ class ZeroLayout:
         masters = getattr(self._zero, "fp32_groups", None) or low
         for group, (params, tensors) in enumerate(zip(low, masters, strict=True)):
             for param, tensor in zip(params, tensors, strict=True):
-                yield Fragment(tensor, (Segment(self._index_of(param), 0, tensor.numel(), 0),), group)
+                index = self._index_of(param)
+                yield Fragment(tensor, (Segment(index, 0, tensor.numel(), 0),), group, (index,))
 
     def _stage0_params(self) -> list[Tensor]:
         """The model's parameter of each fragment."""
@@ -141,7 +176,7 @@ class ZeroLayout:
                 first, end = max(start, low), min(start + param.numel(), low + part)
                 if first < end:
                     segments.append(Segment(self._index_of(param), first - low, end - first, first - start))
-            yield Fragment(flat, tuple(segments), group)
+            yield Fragment(flat, tuple(segments), group, tuple(map(self._index_of, params)))
 
     def _stage3_fragments(self) -> Iterator[Fragment]:
         zero = self._zero
@@ -154,19 +189,20 @@ class ZeroLayout:
                 if valid:
                     segments.append(Segment(self._index_of(param), start, valid, rank * part))
                 start += part
-            yield Fragment(flat, tuple(segments), zero.sub_group_to_group_id[index])
+            group = zero.sub_group_to_group_id[index]
+            yield Fragment(flat, tuple(segments), group, tuple(map(self._index_of, params)))
 
-    def _stage0_gradients(self) -> Gradients:
+    def _stage0_gradients(self) -> Iterator[tuple[Segment, Tensor, Tensor]]:
         for fragment, param in zip(self.layout.fragments, self._stage0_params(), strict=True):
             if param.grad is not None:
                 yield fragment.segments[0], fragment.tensor, param.grad
 
-    def _flat_gradients(self, flats: Sequence[Tensor]) -> Gradients:
+    def _flat_gradients(self, flats: Sequence[Tensor]) -> Iterator[tuple[Segment, Tensor, Tensor]]:
         for fragment, flat in zip(self.layout.fragments, flats, strict=True):
             for segment in fragment.segments:
                 yield segment, fragment.tensor, segment.of(flat)
 
-    def _listed_gradients(self) -> Gradients:
+    def _listed_gradients(self) -> Iterator[tuple[Segment, Tensor, Tensor]]:
         """From lists of tensors that, one after the other, stand for the fragment."""
         for index, fragment in enumerate(self.layout.fragments):
             by_start, start = {}, 0
@@ -187,13 +223,6 @@ class ZeroLayout:
 
     def _index_of(self, param: Tensor) -> int:
         return self._index[id(param)]
-
-    def _all_reduce(self, tensor: Tensor) -> None:
-        """Over all ranks; a vector of offloaded state hops to the accelerator, where the process group works."""
-        on_device = tensor.to(self._device)
-        dist.all_reduce(on_device)
-        if on_device is not tensor:
-            tensor.copy_(on_device)
 
 
 def _cumulative(params: Sequence[Tensor]) -> list[int]:

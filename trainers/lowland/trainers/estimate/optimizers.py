@@ -5,8 +5,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from lowland.optim import Layout, LayoutAware
-from lowland.trainers.engines.state import create_state, own_gradients, reductions
+from lowland.optim import Layout, LayoutOptimizer
+from lowland.trainers.engines.state import create_state, reductions
 from lowland.trainers.estimate.allocations import Allocations
 from lowland.trainers.optimizers import build_optimizer, parameter_groups
 from lowland.trainers.recipe import OptimizerConfig
@@ -30,12 +30,12 @@ def optimizer_memory(config: OptimizerConfig) -> OptimizerMemory:
     groups = parameter_groups(module, config)
     optimizer = build_optimizer(config, groups)
     layout = Layout.whole([list(group.parameters.items()) for group in groups])
-    if isinstance(optimizer, LayoutAware):
+    if isinstance(optimizer, LayoutOptimizer):
         optimizer.attach(layout)
     create_state(optimizer, layout)
     numel = module.weight.numel()
     module.weight.grad = torch.ones_like(module.weight)
-    with reductions(optimizer, own_gradients(layout)), Allocations() as allocations:
+    with reductions(optimizer, layout.gradients()), Allocations() as allocations:
         optimizer.step()
     return OptimizerMemory(_state_bytes(optimizer, numel) / numel, _whole_elements(allocations.peak, numel))
 

@@ -12,7 +12,13 @@ from lowland.trainers.recipe.checkpoints import CheckpointConfig
 from lowland.trainers.recipe.data import PackedTextConfig
 from lowland.trainers.recipe.evaluation import EvaluationConfig
 from lowland.trainers.recipe.model import LanguageModelConfig
-from lowland.trainers.recipe.optimizer import AdamWConfig, AdaTAMWConfig, OptimizerConfig, SGDConfig
+from lowland.trainers.recipe.optimizers import (
+    AdamWConfig,
+    AdaTAMWConfig,
+    OptimizerConfig,
+    PlainOptimizer,
+    SGDConfig,
+)
 from lowland.trainers.recipe.schedule import ScheduleConfig
 from lowland.trainers.recipe.section import Section
 from lowland.trainers.recipe.sharding import ShardingConfig
@@ -30,6 +36,7 @@ __all__ = [
     "NonFiniteConfig",
     "OptimizerConfig",
     "PackedTextConfig",
+    "PlainOptimizer",
     "SGDConfig",
     "ScheduleConfig",
     "Section",

@@ -8,7 +8,7 @@ from lowland.trainers.recipe.amounts import TrainingLength
 from lowland.trainers.recipe.batch import BatchConfig
 from lowland.trainers.recipe.checkpoints import CheckpointConfig
 from lowland.trainers.recipe.evaluation import EvaluationConfig
-from lowland.trainers.recipe.optimizer import OptimizerConfig
+from lowland.trainers.recipe.optimizers import OptimizerConfig
 from lowland.trainers.recipe.schedule import ConstantSchedule, ScheduleConfig
 from lowland.trainers.recipe.section import Section
 from lowland.trainers.recipe.sharding import ShardingConfig

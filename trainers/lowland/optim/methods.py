@@ -1,0 +1,85 @@
+"""The table of optimizers: what each is called, how it is made, and what it must see of a tensor.
+
+A method is in the conformance suite, in the sharding table of the documentation and in recipes because of its row here.
+"""
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import torch
+from torch.optim import Optimizer
+
+from lowland.optim.torque import TAM, AdaTAMW
+from lowland.optim.whole import Whole
+from lowland.optim.wrapper import Wrapper
+
+__all__ = ["AROUND", "METHODS", "Around", "Method"]
+
+Sees = Literal["elements", "sums", "tensors"]
+
+
+@dataclass(frozen=True)
+class Method:
+    """One optimizer.
+
+    `make(params, lr=..., weight_decay=..., **arguments)` builds it; `params` as torch.optim takes them.
+    """
+
+    name: str
+    make: Callable[..., Optimizer]
+    sees: Sees
+    """What it must see: single elements (any cut is exact), sums over tensors, or whole tensors."""
+    source: str
+    """The paper or the library."""
+    example: dict[str, Any] = field(default_factory=dict)
+    """Arguments besides the defaults with which the suite tries it; `lr` suits a loss of order one."""
+    matrices_only: bool = False
+    """Whether it refuses tensors that are not matrices."""
+
+
+@dataclass(frozen=True)
+class Around:
+    """Something that is put around any optimizer: `make(base, **arguments)`; a recipe has a section of its name."""
+
+    name: str
+    make: Callable[..., Wrapper]
+    source: str
+    example: dict[str, Any] = field(default_factory=dict)
+    """Arguments with which the suite tries it."""
+
+
+def _whole(optimizer: Callable[..., Optimizer], **fixed: Any) -> Callable[..., Whole]:
+    def make(params: Iterable[Any], **arguments: Any) -> Whole:
+        return Whole(params, lambda groups: optimizer(groups, **fixed, **arguments))
+
+    return make
+
+
+def _fused(optimizer: Callable[..., Optimizer]) -> Callable[..., Optimizer]:
+    def make(params: Iterable[Any], **arguments: Any) -> Optimizer:
+        return optimizer(params, fused=True, **arguments)
+
+    return make
+
+
+_ROWS = (
+    Method("adamw", _fused(torch.optim.AdamW), "elements", "torch; Loshchilov and Hutter, 2019", {"lr": 1e-2}),
+    Method("sgd", _fused(torch.optim.SGD), "elements", "torch", {"lr": 1e-2, "momentum": 0.9}),
+    Method("tam", TAM, "sums", "Malviya et al., arXiv 2412.18790", {"lr": 1e-2}),
+    Method("adatamw", AdaTAMW, "sums", "Malviya et al., arXiv 2412.18790", {"lr": 2e-3}),
+    Method("adafactor", _whole(torch.optim.Adafactor), "tensors", "torch; Shazeer and Stern, 2018", {"lr": 1e-2}),
+    Method(
+        "muon",
+        _whole(torch.optim.Muon),
+        "tensors",
+        "torch; Jordan et al., 2024",
+        {"lr": 1e-2, "adjust_lr_fn": "match_rms_adamw"},
+        matrices_only=True,
+    ),
+)
+METHODS = {method.name: method for method in _ROWS}
+
+_AROUND: tuple[Around, ...] = ()
+AROUND = {around.name: around for around in _AROUND}
+"""In the order in which they are put around an optimizer, the innermost first."""
