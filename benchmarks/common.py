@@ -76,6 +76,8 @@ class Variant:
     bucket_elements: int = 200_000_000
     overlap: bool = True
     gradient_dtype: str = "auto"
+    optimizer: str = "adamw"
+    """A name in `OPTIMIZERS` of through_lowland.py; loops by hand have AdamW."""
 
 
 @dataclass(frozen=True)

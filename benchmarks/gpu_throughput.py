@@ -68,6 +68,11 @@ VARIANTS = {
     "zero3-8": replace(_FUSED, stage=3),
     # The same settings as mb16, in a loop without lowland: what lowland itself costs.
     "hand-mb16": replace(_BIG, loop="hand"),
+    # The same with other optimizers; a step of some takes several gradients.
+    "adatamw": replace(_BIG, optimizer="adatamw"),
+    "sam": replace(_BIG, optimizer="sam"),
+    "lookbehind-2": replace(_BIG, optimizer="lookbehind-2"),
+    "muon": replace(_BIG, optimizer="muon"),
     # By name only.
     "anchor-16-eager": Variant("", "fsdp2", micro_batch=16),
     "anchor-32": Variant("", "fsdp2", compile=True, micro_batch=32),
@@ -242,6 +247,11 @@ def markdown(report: dict[str, Any]) -> str:
         f"{report['parameters'] / 1e9:.2f} B parameters, {workload.dtype}, sequence {workload.sequence_length}, "
         f"{workload.steps} steps; x anchor is against the fastest anchor here; MFU is of 6N FLOPs per token.",
         report["circumstances"] + ".",
+    ]
+    notes += [
+        f"a step of {variant.optimizer} / of adamw: {rates['mb16'] / rates[variant.name]:.3f}"
+        for variant, runs in rows
+        if runs and variant.optimizer != "adamw" and "mb16" in rates
     ]
     notes += [
         f"lowland {name} / hand-written {hand}: {rates[name] / rates[hand]:.3f}"

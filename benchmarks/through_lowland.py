@@ -19,6 +19,19 @@ from lowland.platform.runs import RunFolder
 if TYPE_CHECKING:
     from mlflow import MlflowClient
 
+_ADAMW = {"name": "adamw", "lr": RATE, "betas": list(BETAS), "weight_decay": DECAY}
+_MUON = {"name": "muon", "lr": RATE, "weight_decay": DECAY}
+OPTIMIZERS: dict[str, dict[str, Any]] = {
+    "adamw": _ADAMW,
+    "adatamw": {**_ADAMW, "name": "adatamw"},
+    "sam": {**_ADAMW, "sam": {"rho": 0.05}},
+    "lookbehind-2": {**_ADAMW, "lookbehind": {"steps": 2, "rho": 0.05}},
+    "muon": {
+        "name": "mixed",
+        "lr": RATE,
+        "rules": [{"match": "matrices", "optimizer": _MUON}, {"match": "*", "optimizer": _ADAMW}],
+    },
+}
 PHASES = ("data", "forward_backward", "optimizer", "logging")
 
 
@@ -46,7 +59,7 @@ def recipe(workload: Workload, variant: Variant, name: str) -> dict[str, Any]:
             "fused_loss": "always" if variant.fused_loss else "never",
         },
         "data": {"path": str(folder / "data")},
-        "optimizer": {"name": "adamw", "lr": RATE, "betas": list(BETAS), "weight_decay": DECAY},
+        "optimizer": OPTIMIZERS[variant.optimizer],
         "batch": {"micro_batch": variant.micro_batch, "max_grad_norm": CLIP},
         "sharding": sharding_fields(variant),
         "scaling": {
