@@ -54,6 +54,7 @@ def test_views_matrices_and_scalars(tmp_path: Path) -> None:
         tmp_path / "a",
         [piece("x.y|z", 4, 0, flat[3:7], step=torch.tensor(7.0)), piece("m", 6, 0, torch.arange(6.0).view(2, 3))],
         {},
+        {},
     )
     target, matrix = torch.zeros(10), torch.zeros(2, 3)
     scalar = torch.tensor(0.0)
@@ -101,10 +102,28 @@ def test_a_part_that_is_missing_is_not_read_as_zeros(tmp_path: Path) -> None:
         reader.load(piece("w", 4, 0, torch.zeros(4)))
 
 
+def test_state_of_whole_parameters_comes_back_as_it_was(tmp_path: Path) -> None:
+    """Tensors of any shape and type, and Python numbers of either kind, from whichever rank kept the parameter."""
+    factors = {"row": torch.randn(3, 1), "half": torch.randn(2, 2).bfloat16(), "step": 7, "scale": 0.1, "one": 1.0}
+    write_part(tmp_path / "a", [], {"x.y|z": factors}, {})
+    write_part(tmp_path / "b", [], {"w": {"momentum": torch.arange(6.0).view(2, 3).T}}, {})
+    with PartReader([tmp_path / "b", tmp_path / "a"]) as reader:
+        found = reader.owned("x.y|z")
+        assert found.keys() == factors.keys()
+        for name, value in factors.items():
+            assert type(found[name]) is type(value), name
+            assert torch.equal(torch.as_tensor(found[name]), torch.as_tensor(value)), name
+            assert torch.as_tensor(found[name]).dtype == torch.as_tensor(value).dtype, name
+        momentum = reader.owned("w")["momentum"]
+        assert isinstance(momentum, torch.Tensor)
+        assert momentum.tolist() == [[0, 3], [1, 4], [2, 5]]
+        assert reader.owned("v") == {}
+
+
 def test_generators_go_on_where_they_were(tmp_path: Path) -> None:
     torch.manual_seed(5)
     torch.rand(3)
-    write_part(tmp_path / "a", [], generator_states(torch.device("cpu")))
+    write_part(tmp_path / "a", [], {}, generator_states(torch.device("cpu")))
     expected = torch.rand(4)
     torch.manual_seed(6)
     restore_generators(read_rng(tmp_path / "a"), torch.device("cpu"))

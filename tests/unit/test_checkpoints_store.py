@@ -44,6 +44,7 @@ def save(store: CheckpointStore, step: int, **state: object) -> FileEntry:
     entry = store.add(step, "part", content(f"part of {step}"))
     manifest = CheckpointManifest(
         state=TrainState.model_validate({"step": step, **state}),
+        optimizer="adamw",
         world_size=1,
         zero_stage=0,
         metadata={"run": "a"},

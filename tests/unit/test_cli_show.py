@@ -27,7 +27,10 @@ def make_run(storage, status="interrupted", steps=(), **changes):
         store.begin(step)
         file = store.add(step, "weights", lambda path: path.write_bytes(b"0" * 2**20))
         state = TrainState(step=step, tokens=1000 * step, metrics={"eval/loss": 2.5 / step, "train/lr": 0.1})
-        store.commit(step, CheckpointManifest(state=state, world_size=2, zero_stage=3, metadata={}, files=(file,)))
+        store.commit(
+            step,
+            CheckpointManifest(state=state, optimizer="adamw", world_size=2, zero_stage=3, metadata={}, files=(file,)),
+        )
     return folder
 
 
@@ -123,7 +126,9 @@ def test_several_runs_are_shown_in_one_table_with_the_unigram_model_of_their_dat
         store.begin(7)
         metrics = {"eval/loss": loss, "eval/bits_per_byte": 2 * loss, "perf/tokens_per_second": 1234.0}
         state = TrainState(step=7, seconds=65.0, metrics=metrics)
-        store.commit(7, CheckpointManifest(state=state, world_size=1, zero_stage=0, metadata={}, files=()))
+        store.commit(
+            7, CheckpointManifest(state=state, optimizer="adamw", world_size=1, zero_stage=0, metadata={}, files=())
+        )
     stream = io.StringIO()
     console = Console(file=stream, width=400, highlight=False)
     show_side_by_side(["first", "second"], str(tmp_path / "runs"), console)

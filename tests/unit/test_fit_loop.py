@@ -192,8 +192,18 @@ def test_a_damaged_checkpoint_is_passed_over(data: Path, tmp_path: Path, damage:
             (folder / "manifest.json").write_text("{")
     again = outcome(data, tmp_path, changes)
     assert again.result.resumed_from == 3
+    assert f"checkpoint {folder} is damaged and passed over" in again.events
     assert {step: again.losses[step] for step in (4, 5, 6)} == {step: whole.losses[step] for step in (4, 5, 6)}
     assert steps_of(tmp_path) == [3, 6, 9]
+
+
+def test_training_does_not_start_anew_over_checkpoints_that_are_all_damaged(data: Path, tmp_path: Path) -> None:
+    outcome(data, tmp_path, SHORT, stop_after=2)
+    part = tmp_path / "checkpoints" / "step-00000002" / "rank-00000.safetensors"
+    part.write_bytes(part.read_bytes()[:-1])
+    with pytest.raises(DataError, match=r"every checkpoint is damaged: .*step-00000002"):
+        outcome(data, tmp_path, SHORT)
+    assert steps_of(tmp_path) == [2]
 
 
 def test_a_broken_manifest_does_not_end_a_run(data: Path, tmp_path: Path) -> None:
@@ -208,8 +218,8 @@ def test_a_broken_manifest_does_not_end_a_run(data: Path, tmp_path: Path) -> Non
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        (ADATAMW, "exp_avg, exp_avg_sq, step, weight here, but exp_avg, exp_avg_sq, weight in this run"),
-        (SGD, "but momentum_buffer, weight in this run"),
+        (ADATAMW, "written with adamw, this run has adatamw"),
+        (SGD, "written with adamw, this run has sgd"),
         ({"model": {"config": {**LLAMA, "intermediate_size": 64}}}, "elements here, but"),
         (
             {"model": {"config": {**LLAMA, "num_hidden_layers": 1}}},

@@ -76,7 +76,7 @@ def fit(
             make again must be safe by then.
 
     Raises:
-        UserError: data, model or recipe do not go together.
+        UserError: data, model, recipe and checkpoints do not go together, or no checkpoint is whole.
         RunError: a checkpoint could not be written, or the training met a value that is not finite.
     """
     torch.manual_seed(config.seed)
@@ -91,6 +91,7 @@ def fit(
             engine,
             world,
             config.checkpoints,
+            optimizer=config.optimizer.method,
             zero_stage=config.sharding.zero_stage,
             metadata=metadata,
             before_commit=before_commit,
@@ -104,6 +105,8 @@ def fit(
             state = loop.run(TrainState())
         else:
             loop.last_checkpoint = store.path(resumed_from)
+            if (newest := checkpointer.newest()) != loop.last_checkpoint:
+                monitor.event(f"checkpoint {newest} is damaged and passed over")
             monitor.event(f"resumed from the checkpoint of step {resumed_from}")
             state = loop.run(checkpointer.load(resumed_from))
         if not loop.interrupted and places.export is not None and config.checkpoints.export:

@@ -8,6 +8,7 @@ from safetensors import SafetensorError
 
 from lowland.trainers.checkpoints.manifest import CheckpointManifest, FileEntry, TrainState
 from lowland.trainers.checkpoints.parts import (
+    GO_ON,
     PartReader,
     generator_states,
     part_name,
@@ -33,6 +34,7 @@ class Checkpointer:
         engine: whose state is saved and loaded.
         world: the ranks.
         config: what is kept.
+        optimizer: the engine's, as the recipe calls it; a checkpoint of another one is refused.
         zero_stage: recorded in the manifest.
         metadata: recorded in the manifest.
         before_commit: called on every rank when its part is written.
@@ -45,12 +47,14 @@ class Checkpointer:
         world: World,
         config: CheckpointConfig,
         *,
+        optimizer: str,
         zero_stage: int,
         metadata: dict[str, str],
         before_commit: Callable[[], None],
     ) -> None:
         self._store, self._engine, self._world = store, engine, world
-        self._config, self._stage, self._metadata = config, zero_stage, metadata
+        self._config, self._metadata = config, metadata
+        self._optimizer, self._stage = optimizer, zero_stage
         self._before_commit = before_commit
 
     def save(self, state: TrainState) -> str:
@@ -84,6 +88,7 @@ class Checkpointer:
             return
         manifest = CheckpointManifest(
             state=state.model_copy(update={"shared_state": self._engine.shared_state()}),
+            optimizer=self._optimizer,
             world_size=self._world.size,
             zero_stage=self._stage,
             metadata=self._metadata,
@@ -124,12 +129,19 @@ class Checkpointer:
         return self._store.path(steps[-1]) if steps else None
 
     def latest(self) -> int | None:
-        """The newest checkpoint whose files are whole; damaged ones are passed over."""
+        """The newest checkpoint whose files are whole; None if there is no checkpoint.
+
+        Raises:
+            DataError: there are checkpoints, and all are damaged.
+        """
         # Rank 0's list, since file systems may show a folder at different times.
         steps = self._world.gather(self._store.steps())[0]
         for step in reversed(steps):
             if self._world.all(self._intact(step)):
                 return step
+        if steps:
+            folders = ", ".join(self._store.path(step) for step in steps)
+            raise DataError(f"every checkpoint is damaged: {folders}; remove them, or start anew under another name")
         return None
 
     def load(self, step: int) -> TrainState:
@@ -148,6 +160,8 @@ class Checkpointer:
     def _read(self, step: int) -> CheckpointManifest:
         """Reads this rank's share of the tensors, and its generators."""
         manifest, world = self._store.manifest(step), self._world
+        if manifest.optimizer != self._optimizer:
+            raise DataError(f"it was written with {manifest.optimizer}, this run has {self._optimizer}; {GO_ON}")
         with self._store.local(step) as folder:
             with PartReader(folder / entry.name for entry in manifest.files) as reader:
                 reader.check_parameters(self._parameters())

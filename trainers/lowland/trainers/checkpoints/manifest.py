@@ -1,10 +1,10 @@
 """What a checkpoint says of itself; writing it commits the checkpoint."""
 
+from typing import Literal
+
 from pydantic import ConfigDict
 
 from lowland.trainers.recipe.section import Section
-
-FORMAT_VERSION = 1
 
 
 class FileEntry(Section):
@@ -45,8 +45,10 @@ class CheckpointManifest(Section):
 
     model_config = ConfigDict(allow_inf_nan=True, ser_json_inf_nan="strings")
 
-    format_version: int = FORMAT_VERSION
+    format_version: Literal[1] = 1
     state: TrainState
+    optimizer: str
+    """The optimizer, and what is around it: states of the same names may mean another thing to another one."""
     world_size: int
     """Ranks that wrote it; any other number can read it."""
     zero_stage: int

@@ -57,7 +57,8 @@ class _Range:
     key: str
 
 
-_OTHER = "it was written by another model or optimizer; go on with that one, or start anew with --resume never"
+GO_ON = "go on with that one, or start anew under another name"
+_OTHER = f"it was written by another model or optimizer; {GO_ON}"
 
 
 class PartReader:

@@ -20,3 +20,9 @@ class PlainOptimizer(AroundOptimizer):
     """Decoupled weight decay, multiplied by the learning rate at each step."""
     decay: Literal["matrices", "all"] = "matrices"
     """What is decayed: tensors of two or more dimensions, or every tensor."""
+
+    @property
+    def method(self) -> str:
+        """Its name with what is around it, the outermost first, and without numbers: a checkpoint is of one method."""
+        around = [name for name in AroundOptimizer.model_fields if getattr(self, name) is not None]
+        return " around ".join([*reversed(around), self.name])
