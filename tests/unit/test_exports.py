@@ -1,4 +1,4 @@
-"""Every module imports alone; what a package offers is listed, sorted and there."""
+"""Every module imports alone; what a module lists is there and sorted, and a package lists all it offers."""
 
 import ast
 import subprocess
@@ -50,7 +50,9 @@ def test_every_module_imports_alone():
 def test_all_is_sorted_and_complete(name):
     tree = ast.parse(LISTED[name].read_text(encoding="utf-8"))
     assert listed(tree) == sorted(listed(tree), key=constants_then_classes)
-    assert set(listed(tree)) == public(tree, name)
+    assert set(listed(tree)) <= public(tree, name)
+    if LISTED[name].name == "__init__.py":
+        assert set(listed(tree)) == public(tree, name)
 
 
 def listed(tree):

@@ -12,7 +12,16 @@ from lowland.trainers.recipe.optimizers.first_order import AdamWConfig, SGDConfi
 from lowland.trainers.recipe.optimizers.matrix import AdafactorConfig, MuonConfig
 from lowland.trainers.recipe.optimizers.torque import AdaTAMWConfig, TAMConfig
 
-__all__ = ["AdaTAMWConfig", "AdamWConfig", "OptimizerConfig", "PlainOptimizer", "SGDConfig"]
+__all__ = [
+    "AdaTAMWConfig",
+    "AdafactorConfig",
+    "AdamWConfig",
+    "MuonConfig",
+    "OptimizerConfig",
+    "PlainOptimizer",
+    "SGDConfig",
+    "TAMConfig",
+]
 
 OptimizerConfig = Annotated[
     AdamWConfig | SGDConfig | TAMConfig | AdaTAMWConfig | AdafactorConfig | MuonConfig, Field(discriminator="name")
