@@ -125,7 +125,6 @@ def test_a_node_that_sees_everything(tmp_path):
     assert report.problems == ()
     assert (tmp_path / marker("abc", "node")).read_text() == "abc"
     assert report.versions["python"]
-    assert report.free_bytes > 0
 
 
 @pytest.mark.usefixtures("no_tracking")
@@ -157,8 +156,8 @@ def test_an_edited_manifest(tmp_path):
 
 def test_reports_are_grouped_by_problem():
     here = installed_versions()
-    good = NodeReport(here, (), True, None)
-    bad = NodeReport(here | {"torch": "1.0"}, ("disk is full",), True, None)
+    good = NodeReport(here, (), True)
+    bad = NodeReport(here | {"torch": "1.0"}, ("disk is full",), True)
     lines = list(report_problems({"a": good, "b": bad, "c": bad, "d": "no answer"}))
     assert "node b, c: disk is full" in lines
     assert "node d: no answer" in lines
@@ -176,22 +175,22 @@ class TestPreflight:
         monkeypatch.setattr("lowland.platform.preflight.nodes", lambda: [node(4)])
         monkeypatch.setattr("lowland.platform.preflight.growth", lambda: None)
 
-    def run(self, recipe, storage, **fields):
+    def run(self, recipe, storage):
         folder = RunFolder.open(str(storage), "run")
-        preflight(recipe, Cluster("here", started=True), folder, "sqlite:///x.db", **fields)
+        preflight(recipe, Cluster("here", started=True), folder, "sqlite:///x.db")
 
     def test_passes_and_leaves_nothing_behind(self, tmp_path):
         data = prepared(tmp_path / "data")
-        self.run(make_recipe(str(data)), tmp_path / "runs", checkpoint_bytes=1000)
+        self.run(make_recipe(str(data)), tmp_path / "runs")
         assert list((tmp_path / "runs").iterdir()) == []
 
     def test_names_everything_at_once(self, tmp_path):
         recipe = make_recipe(str(tmp_path / "nothing"), scaling={"gpus_per_worker": 1})
         with pytest.raises(UserError) as caught:
-            self.run(recipe, tmp_path / "runs", checkpoint_bytes=2**60)
+            self.run(recipe, tmp_path / "runs")
         message = str(caught.value)
-        assert message.startswith("pre-flight found 3 problems")
-        for part in ("asks for 2 GPUs", "lowland data prepare", "GiB free, and 4 checkpoints need"):
+        assert message.startswith("pre-flight found 2 problems")
+        for part in ("asks for 2 GPUs", "lowland data prepare"):
             assert part in message
 
     def test_storage_that_cannot_be_written(self, tmp_path):

@@ -2,7 +2,6 @@
 
 import hashlib
 import platform
-import shutil
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 
@@ -40,8 +39,6 @@ class NodeReport:
     problems: tuple[str, ...]
     wrote: bool
     """Whether a file of this node's is in the storage, for the driver to look for."""
-    free_bytes: int | None
-    """Free space of the storage, if it is a local file system."""
 
 
 def check_node(request: NodeRequest, name: str) -> NodeReport:
@@ -55,7 +52,7 @@ def check_node(request: NodeRequest, name: str) -> NodeReport:
     problems = [*storage, *_data(request)]
     if request.tracking_uri is not None:
         problems.extend(tracking_problems(request.tracking_uri, request.experiment))
-    return NodeReport(installed_versions(), tuple(problems), wrote, _free(request.storage))
+    return NodeReport(installed_versions(), tuple(problems), wrote)
 
 
 def installed_versions() -> dict[str, str | None]:
@@ -132,11 +129,6 @@ def tracking_problems(uri: str, experiment: str) -> list[str]:
     except UserError as error:
         return [str(error)]
     return []
-
-
-def _free(storage: str) -> int | None:
-    _, root, local = open_filesystem(storage)
-    return shutil.disk_usage(root).free if local else None
 
 
 def _line(error: Exception) -> str:

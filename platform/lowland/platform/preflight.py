@@ -28,14 +28,7 @@ _NODE_SECONDS = 90.0
 # Long enough for a node to import MLflow, and to unpack a shipped checkout first.
 
 
-def preflight(
-    recipe: Recipe,
-    cluster: Cluster,
-    run_folder: RunFolder,
-    tracking_uri: str,
-    *,
-    checkpoint_bytes: int | None = None,
-) -> None:
+def preflight(recipe: Recipe, cluster: Cluster, run_folder: RunFolder, tracking_uri: str) -> None:
     """Checks the cluster, versions, storage, tracking store, data and model, from every node.
 
     Args:
@@ -43,7 +36,6 @@ def preflight(
         cluster: a live connection.
         run_folder: where the run is going to be.
         tracking_uri: the MLflow store in force.
-        checkpoint_bytes: size of one checkpoint, to compare with the free space; None leaves that out.
 
     Raises:
         UserError: naming everything that was found, each with the way out.
@@ -64,7 +56,6 @@ def preflight(
             reports = _reports(cluster, request)
             problems.extend(report_problems(reports))
             problems.extend(_unseen(reports, token, filesystem, root, storage))
-            problems.extend(_space_problems(recipe, reports, checkpoint_bytes))
     except OSError as error:
         problems.append(f"storage {storage} cannot be written from here: {error}; choose another with storage")
     if problems:
@@ -192,18 +183,3 @@ def _unseen(
     blamed = any("storage" in p for r in reports.values() if isinstance(r, NodeReport) for p in r.problems)
     if len(here) < len(written) + 1 and not blamed:
         yield f"storage {storage}: files of other nodes do not arrive here; set storage to a place that all nodes share"
-
-
-def _space_problems(
-    recipe: Recipe, reports: Mapping[str, NodeReport | str], checkpoint_bytes: int | None
-) -> Iterator[str]:
-    known = [r.free_bytes for r in reports.values() if isinstance(r, NodeReport) and r.free_bytes is not None]
-    if checkpoint_bytes is None or not known:
-        return
-    keep = recipe.checkpoints
-    kept = keep.keep_last + keep.keep_best + 1  # one is written before another goes
-    if min(known) < kept * checkpoint_bytes:
-        yield (
-            f"storage has {min(known) / 2**30:.1f} GiB free, and {kept} checkpoints need "
-            f"{kept * checkpoint_bytes / 2**30:.1f} GiB; make room, or set checkpoints.keep_last and keep_best lower"
-        )
