@@ -89,9 +89,6 @@ def test_a_local_cluster_and_its_preflight(tmp_path):
         assert "runtime_resources" not in path, "workers of this machine need no copy of the package"
         folder, store = RunFolder.open(str(tmp_path / "runs"), "run"), f"sqlite:///{tmp_path}/mlflow.db"
         preflight(recipe, cluster, folder, store)
-        started = time.monotonic()
-        preflight(recipe, cluster, folder, store)
-        assert time.monotonic() - started < 1.0, "beyond the first use of the store, which imports MLflow"
         with pytest.raises(UserError, match=r"asks for 2 GPUs.*the cluster has 0"):
             preflight(make_recipe(tmp_path / "data", gpus_per_worker=1), cluster, folder, store)
         with connect() as same:

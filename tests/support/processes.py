@@ -2,16 +2,20 @@
 
 import os
 import queue
-import socket
+import tempfile
 import traceback
 from collections.abc import Callable
 from datetime import timedelta
+from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
 import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
+
+SECONDS = 240.0
+"""How long a call may take, and a rank may wait for another: only what hangs takes as long."""
 
 
 class Ranks:
@@ -25,11 +29,12 @@ class Ranks:
         timeout: seconds that a call may take.
     """
 
-    def __init__(self, world_size: int, timeout: float = 240) -> None:
+    def __init__(self, world_size: int, timeout: float = SECONDS) -> None:
         self.world_size = world_size
         self._timeout = timeout
         self._context = mp.get_context("spawn")
         self._processes: list[Any] = []
+        self._meeting: tempfile.TemporaryDirectory[str] | None = None
 
     def __call__(self, function: Callable[..., Any], *arguments: Any) -> list[Any]:
         """Calls `function(*arguments)` on every rank; their results in order, or the error of one that fails."""
@@ -60,6 +65,8 @@ class Ranks:
             process.kill()
             process.join()
         self._processes = []
+        if self._meeting is not None:
+            self._meeting.cleanup()
 
     def __enter__(self) -> Self:
         return self
@@ -70,13 +77,15 @@ class Ranks:
         self.close()
 
     def _start(self) -> None:
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            port = probe.getsockname()[1]
+        # The ranks meet at a file: a port could be taken by another process before they get to it.
+        self._meeting = tempfile.TemporaryDirectory(prefix="ranks-")
+        meeting = Path(self._meeting.name) / "store"
         self._results = self._context.Queue()
         self._tasks = [self._context.Queue() for _ in range(self.world_size)]
         self._processes = [
-            self._context.Process(target=_rank, args=(rank, self.world_size, port, tasks, self._results), daemon=True)
+            self._context.Process(
+                target=_rank, args=(rank, self.world_size, meeting, tasks, self._results), daemon=True
+            )
             for rank, tasks in enumerate(self._tasks)
         ]
         for process in self._processes:
@@ -89,24 +98,26 @@ class Ranks:
         return f"no result after {waited} seconds" if waited > self._timeout else None
 
 
-def run_ranks(world_size: int, function: Callable[..., Any], *arguments: Any, timeout: float = 240) -> list[Any]:
+def run_ranks(world_size: int, function: Callable[..., Any], *arguments: Any, timeout: float = SECONDS) -> list[Any]:
     """Calls `function(*arguments)` on every rank of new processes; the ranks' results in order."""
     with Ranks(world_size, timeout) as ranks:
         return ranks(function, *arguments)
 
 
-def _rank(rank: int, world_size: int, port: int, tasks: Any, results: Any) -> None:
+def _rank(rank: int, world_size: int, meeting: Path, tasks: Any, results: Any) -> None:
     os.environ.update(
         RANK=str(rank),
         LOCAL_RANK=str(rank),
         WORLD_SIZE=str(world_size),
         LOCAL_WORLD_SIZE=str(world_size),
         MASTER_ADDR="127.0.0.1",
-        MASTER_PORT=str(port),
+        MASTER_PORT="0",
         DS_ACCELERATOR="cpu",
     )
     torch.set_num_threads(1)
-    dist.init_process_group("gloo", timeout=timedelta(seconds=60))
+    dist.init_process_group(
+        "gloo", init_method=meeting.as_uri(), rank=rank, world_size=world_size, timeout=timedelta(seconds=SECONDS)
+    )
     while True:
         function, arguments = tasks.get()
         try:

@@ -21,7 +21,7 @@ HEAVY = ("torch", "ray", "mlflow", "transformers", "pyarrow", "numpy", "pydantic
 def lowland(*arguments):
     """Runs the installed command."""
     command = [str(Path(sys.executable).with_name("lowland")), *map(str, arguments)]
-    return subprocess.run(command, capture_output=True, text=True, timeout=60)
+    return subprocess.run(command, capture_output=True, text=True, timeout=300)
 
 
 def invoke(*arguments):

@@ -201,16 +201,16 @@ def test_a_machine_without_git_or_gpus_is_described(monkeypatch, repository):
 
 
 def test_system_metrics_are_named_by_node_and_count_seconds_of_the_run():
-    taken = []
-    monitor = SystemMonitor(lambda *entry: taken.append(entry), "host 1/a", time.time() - 100, interval=0.05)
+    taken, created = [], time.time() - 100
+    monitor = SystemMonitor(lambda *entry: taken.append(entry), "host 1/a", created, interval=0.05)
     monitor.start()
-    deadline = time.monotonic() + 5
+    deadline = time.monotonic() + 60
     while len(taken) < 2 and time.monotonic() < deadline:
         time.sleep(0.01)
     monitor.stop()
     count = len(taken)
     assert count >= 3
-    assert all(100 <= step < 110 for step, _ in taken)
+    assert all(100 <= step <= time.time() - created for step, _ in taken)
     assert set(taken[0][1]) >= {f"system/host_1_a/{key}" for key in cpu_metrics()}
     assert 0 < taken[0][1]["system/host_1_a/system_memory_usage_percentage"] < 100
 

@@ -95,7 +95,7 @@ def history(store, run_id, key):
     return [(metric.step, metric.value) for metric in connect(store).get_metric_history(run_id, key)]
 
 
-def wait_for(condition, seconds=5):
+def wait_for(condition, seconds=60):
     deadline = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < deadline, "nothing happened"
@@ -236,14 +236,21 @@ def test_an_answer_that_is_lost_does_not_double_the_points(folder, fake, monkeyp
 
 
 def test_a_store_that_hangs_holds_up_neither_log_nor_close(folder, monkeypatch):
-    release = threading.Event()
-    monkeypatch.setattr(writer_module, "Delivery", lambda uri, run_id: release.wait(30))
+    entered, release, left = threading.Event(), threading.Event(), threading.Event()
+
+    def hang(uri, run_id):
+        entered.set()
+        release.wait(300)
+        left.set()
+
+    monkeypatch.setattr(writer_module, "Delivery", hang)
     writer = make(folder)
-    start = time.perf_counter()
-    for step in range(1000):
+    writer.log(0, {"loss": 0.0})
+    assert entered.wait(60)
+    for step in range(1, 1000):
         writer.log(step, {"loss": 0.0})
-    assert time.perf_counter() - start < 0.5
     assert writer.close(0.1) == 1000
+    assert not left.is_set(), "the store hangs still"
     assert len(Spool(folder, "rank0").load()) == 1000
     release.set()
     writer._thread.join(10)  # or it would go on in the tests that follow
