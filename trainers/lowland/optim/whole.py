@@ -8,7 +8,7 @@ Where tensors are not sharded the optimizer steps them as they are.
 """
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor, nn
@@ -18,9 +18,17 @@ from lowland.optim.base import LayoutOptimizer
 from lowland.optim.layout import Fragment, Layout, Segment
 from lowland.optim.owners import Owners
 
-__all__ = ["Whole"]
+__all__ = ["Measured", "Whole"]
 
 Groups = list[dict[str, Any]]
+
+
+@runtime_checkable
+class Measured(Protocol):
+    """An optimizer of whole tensors that has something to say of each."""
+
+    def measured(self) -> dict[str, list[float]]:
+        """By name, a number for each tensor that has one; the names are the same wherever it is asked."""
 
 
 class Whole(LayoutOptimizer):
@@ -47,8 +55,9 @@ class Whole(LayoutOptimizer):
 
     def attach(self, layout: Layout) -> None:
         """Decides who owns what; collective where tensors are sharded."""
+        if layout is not self._layout:
+            self._owners = None
         super().attach(layout)
-        self._owners = None
 
     def _step(self) -> None:
         if self.layout.ranks is None and not self.layout.by_group:
@@ -105,6 +114,16 @@ class Whole(LayoutOptimizer):
                     name: value.to(place) if isinstance(value, Tensor) and name != "step" else value
                     for name, value in state.items()
                 }
+
+    def metrics(self) -> dict[str, float]:
+        """Means over all tensors of what a `Measured` optimizer says; collective where tensors are sharded."""
+        if not isinstance(self._inner, Measured):
+            return {}
+        found = self._inner.measured()
+        totals = torch.tensor([[sum(values), len(values)] for values in found.values()], dtype=torch.float64)
+        if self.layout.ranks is not None:
+            self.layout.ranks.add(totals)
+        return {name: total / count for name, (total, count) in zip(found, totals.tolist(), strict=True) if count}
 
     def state_dict(self) -> dict[str, Any]:
         """The optimizer's own, for whole parameters."""
