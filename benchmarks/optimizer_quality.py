@@ -43,7 +43,6 @@ def start_worker(device: str, data: dict[str, Path]) -> None:
     """Makes a process ready."""
     torch.set_num_threads(1)
     torch.set_float32_matmul_precision("high")
-    torch.backends.cudnn.benchmark = True
     Worker.device, Worker.data = torch.device(device), data
 
 

@@ -4,7 +4,7 @@ import math
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -66,38 +66,49 @@ class Entry:
         return task.centres[self.family] * self.scale
 
 
-SGD = {"momentum": 0.9}
-ENTRIES = {
-    "adamw": Entry("adamw"),
-    "sgd": Entry("sgd", family="sgd", arguments=SGD, tasks=("lm", "resnet")),
+# The same smoothing for all that AdamW is compared with, so that it makes no difference between them.
+BETAS = {"betas": (0.9, 0.95)}
+_PLAIN = {
+    "adamw": Entry("adamw", arguments=BETAS),
+    "sgd": Entry("sgd", family="sgd", arguments={"momentum": 0.9}, tasks=("lm", "resnet")),
     # SGD's decay passes through its momentum and so counts 1 / (1 - 0.9) times; TAM's is decoupled.
     "tam": Entry("tam", "sgd", "sgd", scale=2.0, decay=5.0, tasks=("lm", "resnet")),
-    "adatamw": Entry("adatamw", "adamw", scale=1 / 8, decay=8.0),
-    "critical": Entry("critical", "adamw", scale=1 / 4, decay=4.0),
+    "adatamw": Entry("adatamw", "adamw", arguments=BETAS, scale=1 / 8, decay=8.0),
+    "critical": Entry("critical", "adamw", arguments=BETAS, scale=1 / 4, decay=4.0),
     "lion": Entry("lion", "adamw", scale=1 / 4, decay=4.0),
-    "schedule_free": Entry("schedule_free", "adamw", scale=2.0, decay=0.5, constant=True),
-    "soap": Entry("soap", "adamw"),
+    "schedule_free": Entry("schedule_free", "adamw", arguments=BETAS, scale=2.0, decay=0.5, constant=True),
     "muon": Entry("muon", "adamw", arguments={"adjust_lr_fn": "match_rms_adamw"}, tasks=("lm", "vit")),
-    "rotated": Entry("rotated", "adamw"),
     "adafactor": Entry("adafactor", "adamw", scale=10.0, decay=0.1),
 }
-_BASES = {"adamw": ("lm", "resnet", "vit"), "sgd": ("resnet",)}
-_AROUND = (
+_AROUND: tuple[tuple[str, str, dict[str, Any], int], ...] = (
     # Name, row, arguments, gradient evaluations per step.
     ("sam", "sam", {"rho": 0.05}, 2),
-    ("asam", "asam", {"rho": 0.5}, 2),
-    ("lookbehind", "lookbehind", {"k": 2, "rho": 0.05}, 3),
+    ("asam", "sam", {"rho": 0.5, "adaptive": "matrices"}, 2),
+    ("lookbehind", "lookbehind", {"rho": 0.05, "k": 2}, 3),
     ("ema", "ema", {"half_life": 20.0}, 1),
     ("diloco", "diloco", {"every": 20, "lr": 0.4}, 1),
+    ("nowcast", "nowcast", {"period": 50}, 1),
 )
-for _name, _row, _arguments, _gradients in _AROUND:
-    for _base, _tasks in _BASES.items():
-        _entry = Entry(_base, _base, _base, _row, _arguments, gradients=_gradients, tasks=_tasks)
-        ENTRIES[f"{_name}({_base})"] = _entry
-        if _gradients > 1:
-            ENTRIES[f"{_name}({_base})/{_gradients}"] = Entry(
-                _base, _base, _base, _row, _arguments, gradients=_gradients, equal_gradients=True, tasks=_tasks
-            )
+_BASES = {"sgd": ("resnet",), "adamw": ("lm", "vit")}
+# Eigenvectors and singular vectors take longest: last.
+_SLOW = {
+    "soap": Entry("soap", "adamw"),
+    "rotated_adam": Entry("rotated_adam", "adamw", arguments=BETAS | {"basis": "svd", "refresh": 50}),
+}
+
+
+def _entries() -> dict[str, Entry]:
+    found = dict(_PLAIN)
+    for name, row, arguments, gradients in _AROUND:
+        for base, tasks in _BASES.items():
+            entry = Entry(base, base, base, row, arguments, gradients=gradients, tasks=tasks)
+            found[f"{name}({base})"] = entry
+            if gradients > 1:
+                found[f"{name}({base})/{gradients}"] = replace(entry, equal_gradients=True)
+    return found | _SLOW
+
+
+ENTRIES = _entries()
 
 
 def build(entry: Entry, model: nn.Module, rate: float, decay: float) -> Optimizer:
@@ -108,7 +119,7 @@ def build(entry: Entry, model: nn.Module, rate: float, decay: float) -> Optimize
     rest = {name: p for name, p in model.named_parameters() if name not in chosen}
     optimizer = method.make(_groups(chosen, decay), lr=rate, **inner)
     if rest:
-        optimizer = Mixed([optimizer, METHODS["adamw"].make(_groups(rest, decay), lr=rate)])
+        optimizer = Mixed([optimizer, METHODS["adamw"].make(_groups(rest, decay), lr=rate, **BETAS)])
     return AROUND[entry.around].make(optimizer, **entry.arguments) if entry.around else optimizer
 
 
