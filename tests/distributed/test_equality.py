@@ -95,8 +95,8 @@ def test_bf16_is_as_far_off_as_another_cut_of_the_batch(
     assert 1e-5 < noise < 3e-2, "bf16 must be in use, and must not have gone astray"
     assert anchor[20] < 0.8 * anchor[1]
     for name, changes in {"0": zero(0), "1": zero(1), "3": zero(3), "torch": TORCH}.items():
-        if name == "0" and gradient_dtype == "float32":
-            continue
+        if name in ("0", "torch") and gradient_dtype == "float32":
+            continue  # neither takes the type
         assert worst_loss(losses(name, changes), anchor) < 2 * noise, name
 
 

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 from support.processes import run_ranks
-from support.ray_runs import STEPS, Run, client, fields, history, losses_here, recipe, record, run, screen, written
+from support.ray_runs import STEPS, Run, client, fields, history, losses_here, recipe, record, screen, written
 from support.training import weights
 
 from lowland.platform.launch import train
@@ -18,7 +18,7 @@ from lowland.platform.recipe.dump import flatten
 from lowland.trainers.data.manifest import Manifest
 from lowland.trainers.data.order import Order
 from lowland.trainers.data.split import PackedSplit
-from lowland.trainers.errors import NonFiniteError, RunError, UserError
+from lowland.trainers.errors import RunError, UserError
 
 pytestmark = [pytest.mark.ray, pytest.mark.timeout(1800)]
 
@@ -108,17 +108,11 @@ def test_what_the_user_can_correct_is_said_once_and_not_repeated(
     assert client(storage).get_run(record(storage, "broken").mlflow_run_id or "").info.status == "FAILED"
 
 
-def test_a_loss_that_is_not_finite_names_step_batch_and_checkpoint(cluster: None, text: Path, storage: Path):
-    changes = SHORT | {"optimizer": {"name": "sgd", "lr": 1e30}, "checkpoints": {"every": "1 steps", "export": False}}
-    message, output = failed(recipe(text, storage, "diverged", **changes), RunError)
-    assert "is not finite (examples" in message
-    assert f"{storage}/diverged/checkpoints/step-0000000" in message
-    assert "restarting" not in output
-    assert not issubclass(UserError, NonFiniteError)
-
-
 def test_an_error_of_one_rank_alone_ends_all_of_them(cluster: None, text: Path, storage: Path, tmp_path: Path):
-    """The other rank waits for it in a collective, where it would stay for minutes."""
+    """The other rank waits for it in a collective, where it would stay for minutes.
+
+    That it comes to the fourth step shows, too, that failed runs before do not disturb the next one on their cluster.
+    """
     broken = Path(shutil.copytree(text, tmp_path / "broken"))
     split = PackedSplit.open(broken, "train")
     # Rank 1's first row of the fourth step: sequences of a step go to the ranks in turns of a micro-batch.
@@ -139,12 +133,6 @@ def test_an_error_of_one_rank_alone_ends_all_of_them(cluster: None, text: Path, 
         2,
         3,
     ]
-
-
-def test_the_next_run_on_the_same_cluster_is_not_disturbed(whole: Run, text: Path, storage: Path):
-    again = run(recipe(text, storage, "again", **SHORT))
-    assert again.outcome.step == 12
-    assert not (again.folder / "model" / "config.json").exists()
 
 
 def test_nothing_is_compiled_for_cpus(whole: Run):

@@ -1,16 +1,18 @@
 """What is restarted, what is not, and what Ctrl-C leads to; without a cluster."""
 
 import io
+from types import SimpleNamespace
 
 import pytest
 from ray.exceptions import ActorDiedError
 from rich.console import Console
 
+from lowland.platform import failures
 from lowland.platform.board import Board, Failure, News
 from lowland.platform.failures import describe, not_repeated
 from lowland.platform.progress import ProgressDisplay
 from lowland.platform.ray_run import _Interrupt
-from lowland.trainers.errors import DataError, NonFiniteError
+from lowland.trainers.errors import DataError, NonFiniteError, RunError
 from lowland.trainers.monitor import Progress
 
 STEP = Progress(step=1, total_steps=9, tokens=1, loss=None, tokens_per_second=None, phase="training")
@@ -35,6 +37,23 @@ def test_a_rank_that_died_is_named_before_those_that_its_death_made_fail():
     assert describe({0: lost, 1: ActorDiedError()}) == "the worker of rank 1 died"
     assert describe({0: lost}) == "rank 0 lost its connection to another worker"
     assert describe({0: OSError("no space\nleft"), 1: lost}) == "rank 0 failed: left"
+
+
+def test_failures_are_counted_and_restarts_end_with_them(monkeypatch: pytest.MonkeyPatch):
+    told: list[str] = []
+    known = SimpleNamespace(lost=SimpleNamespace(remote=lambda event: told.append(event)))
+    monkeypatch.setattr(failures.ray, "get", lambda useless, timeout: useless)
+    watch = failures.FailureWatch(known, max_failures=2)
+    for _ in range(3):
+        watch.after_exception(None, {1: ActorDiedError()})
+    assert told == [
+        "the worker of rank 1 died; restarting from the last checkpoint (failure 1 of at most 2)",
+        "the worker of rank 1 died; restarting from the last checkpoint (failure 2 of at most 2)",
+        "the worker of rank 1 died; failure 3, and scaling.max_failures is 2",
+    ]
+    known.lost.remote = lambda event: True
+    with pytest.raises(RunError, match="would repeat"):
+        watch.after_exception(None, {1: KeyError("x")})
 
 
 def test_the_board_keeps_the_first_failure_and_tells_events_once():
