@@ -75,8 +75,9 @@ class WeightSharing(Wrapper):
 
     def attach(self, layout: Layout) -> None:
         """Tells the base as well."""
+        if layout is not self._layout:
+            self._owners = self._chosen = None
         super().attach(layout)
-        self._owners = self._chosen = None
 
     def _after(self, layout: Layout, fragments: Sequence[Fragment]) -> None:
         rates = {id(p): group["lr"] for group in self.param_groups for p in group["params"]}

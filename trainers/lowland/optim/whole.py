@@ -53,6 +53,11 @@ class Whole(LayoutOptimizer):
         self._owned: dict[int, nn.Parameter] = {}
         super().__init__(self._inner.param_groups, self._inner.defaults)
 
+    @property
+    def inner(self) -> Optimizer:
+        """The optimizer of whole tensors."""
+        return self._inner
+
     def attach(self, layout: Layout) -> None:
         """Decides who owns what; collective where tensors are sharded."""
         if layout is not self._layout:
