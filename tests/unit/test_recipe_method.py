@@ -1,30 +1,41 @@
 """What a checkpoint calls the optimizer that wrote it."""
 
+from typing import Any
+
+import pytest
 from pydantic import TypeAdapter
 
-from lowland.optim.methods import AROUND, METHODS
-from lowland.trainers.recipe import OptimizerConfig, PlainOptimizer
+from lowland.optim.methods import AROUND
+from lowland.trainers.recipe import OptimizerConfig, PlainOptimizer, SGDConfig
 from lowland.trainers.recipe.optimizers.around import AroundOptimizer
+from lowland.trainers.recipe.section import Section
 
 
-def method(fields: dict[str, object]) -> str:
-    config: PlainOptimizer = TypeAdapter(OptimizerConfig).validate_python(fields)
+def method(**fields: Any) -> str:
+    config: PlainOptimizer = TypeAdapter(OptimizerConfig).validate_python({"lr": 1, **fields})
     return config.method
 
 
 def test_numbers_are_no_part_of_it() -> None:
-    assert method({"name": "adamw", "lr": 1}) == method({"name": "adamw", "lr": 2, "eps": 1e-6}) == "adamw"
-    assert method({"name": "adatamw", "lr": 1}) == "adatamw"
+    assert method(name="adamw") == method(name="adamw", lr=2, eps=1e-6) == "adamw"
+    assert method(name="adatamw") == "adatamw"
 
 
-def test_sections_are_named_from_the_outermost_inwards() -> None:
-    assert tuple(AroundOptimizer.model_fields) == tuple(AROUND), "one order of both"
-    sections = {name: around.example for name, around in AROUND.items()}
-    assert method({"name": "adamw", "lr": 1} | sections) == " around ".join([*reversed(AROUND), "adamw"])
-    for name in AROUND:
-        assert method({"name": "sgd", "lr": 1, name: sections[name]}) == f"{name} around sgd"
+def test_recipes_have_the_sections_of_the_table_in_its_order() -> None:
+    assert tuple(AroundOptimizer.model_fields) == tuple(AROUND)
 
 
-def test_every_method_has_a_name_of_its_own() -> None:
-    names = {name: method({"name": name, "lr": 1}) for name in METHODS if name != "mixed"}
-    assert names == {name: name for name in names}
+@pytest.mark.parametrize("name", AROUND)
+def test_what_is_around_it_is_named(name: str) -> None:
+    assert SGDConfig.model_construct(name="sgd", **{name: Section()}).method == f"{name} around sgd"
+
+
+def test_the_outermost_comes_first() -> None:
+    every = SGDConfig.model_construct(name="sgd", **dict.fromkeys(AROUND, Section()))
+    assert every.method == " around ".join([*reversed(AROUND), "sgd"])
+
+
+def test_what_it_is_made_of_is_named() -> None:
+    rules = [{"kinds": ["matrices"], "optimizer": {"name": "muon"}}, {"match": "*", "optimizer": {"name": "adamw"}}]
+    assert method(name="mixed", rules=rules) == "mixed of muon, adamw"
+    assert method(name="custom", target="package.module:Class") == "package.module:Class"

@@ -25,4 +25,9 @@ class PlainOptimizer(AroundOptimizer):
     def method(self) -> str:
         """Its name with what is around it, the outermost first, and without numbers: a checkpoint is of one method."""
         around = [name for name in AroundOptimizer.model_fields if getattr(self, name) is not None]
-        return " around ".join([*reversed(around), self.name])
+        return " around ".join([*reversed(around), self._alone])
+
+    @property
+    def _alone(self) -> str:
+        """The method without what is around it."""
+        return self.name

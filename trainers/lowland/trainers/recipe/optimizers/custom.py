@@ -26,3 +26,7 @@ class CustomConfig(PlainOptimizer):
     """What it must see: whole tensors, which is right for any; or single elements, which spares messages."""
     certificate: str | None = None
     """File written by `lowland optcheck`: with it, one that sees elements may run at ZeRO 1 to 3."""
+
+    @property
+    def _alone(self) -> str:
+        return self.target

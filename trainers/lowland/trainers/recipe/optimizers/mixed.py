@@ -61,6 +61,10 @@ class MixedConfig(PlainOptimizer):
     rules: tuple[Rule, ...]
     """The rules, in their order."""
 
+    @property
+    def _alone(self) -> str:
+        return f"mixed of {', '.join(rule.optimizer.method for rule in self.rules)}"
+
     @field_validator("rules")
     @classmethod
     def _some(cls, rules: tuple[Rule, ...]) -> tuple[Rule, ...]:
