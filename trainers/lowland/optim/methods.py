@@ -10,12 +10,15 @@ from typing import Any, Literal
 import torch
 from torch.optim import Optimizer
 
+from lowland.optim.critical import CriticalGradients, CriticalMomenta
 from lowland.optim.diloco import DiLoCo
 from lowland.optim.ema import EMA
+from lowland.optim.lion import Lion
 from lowland.optim.lookbehind import Lookbehind
 from lowland.optim.nowcast import Nowcast
 from lowland.optim.rotated import RotatedAdam
 from lowland.optim.sam import SAM
+from lowland.optim.schedule_free import ScheduleFreeAdamW, ScheduleFreeSGD
 from lowland.optim.soap import SOAP
 from lowland.optim.torque import TAM, AdaTAMW
 from lowland.optim.weight_sharing import WeightSharing
@@ -88,8 +91,20 @@ _ROWS = (
     Method("schedule_free_sgd", ScheduleFreeSGD, "elements", "Defazio et al., arXiv 2405.15682", {"lr": 1e-1}),
     Method("tam", TAM, "sums", "Malviya et al., arXiv 2412.18790", {"lr": 1e-2}),
     Method("adatamw", AdaTAMW, "sums", "Malviya et al., arXiv 2412.18790", {"lr": 2e-3}),
-    Method("critical_momenta", CriticalMomenta, "sums", "Malviya et al., arXiv 2307.09638", {"lr": 2e-3}),
-    Method("critical_gradients", CriticalGradients, "sums", "McRae et al., arXiv 2106.10708", {"lr": 5e-3}),
+    Method(
+        "critical_momenta",
+        CriticalMomenta,
+        "sums",
+        "Malviya et al., arXiv 2307.09638",
+        {"lr": 3e-2, "variant": "rmsprop"},
+    ),
+    Method(
+        "critical_gradients",
+        CriticalGradients,
+        "sums",
+        "McRae et al., arXiv 2106.10708",
+        {"lr": 2e-3, "variant": "sgd"},
+    ),
     Method("adafactor", _whole(torch.optim.Adafactor), "tensors", "torch; Shazeer and Stern, 2018", {"lr": 1e-2}),
     Method(
         "muon",
