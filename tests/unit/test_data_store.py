@@ -8,7 +8,7 @@ import pytest
 from support.texts import documents_of, prepare_here, write_lines
 
 from lowland.trainers.data.split import PackedSplit
-from lowland.trainers.data.store import local_folder
+from lowland.trainers.data.store import local_folder, manifest_of
 from lowland.trainers.errors import DataError
 
 
@@ -34,6 +34,11 @@ def remote(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Remote:
     for path in made.folder.iterdir():
         made.put(path.name, path.read_bytes())
     return made
+
+
+def test_the_manifest_alone_is_read_where_it_is(remote: Remote, tmp_path: Path):
+    assert manifest_of(remote.uri) == manifest_of(remote.folder)
+    assert not (tmp_path / "cache").exists()
 
 
 def test_a_uri_is_read_through_a_copy(remote: Remote):

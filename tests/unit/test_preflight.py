@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+import fsspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -183,6 +184,18 @@ class TestPreflight:
         data = prepared(tmp_path / "data")
         self.run(make_recipe(str(data)), tmp_path / "runs")
         assert list((tmp_path / "runs").iterdir()) == []
+
+    def test_data_at_a_uri(self, tmp_path):
+        """Its manifest and shards are looked at there; nothing is copied for it."""
+        folder = prepared(tmp_path / "data")
+        there, memory = f"memory://{tmp_path.name}/data", fsspec.filesystem("memory")
+        memory.put(str(folder), f"/{tmp_path.name}/", recursive=True)
+        self.run(make_recipe(there), tmp_path / "runs")
+        memory.rm(f"/{tmp_path.name}/data/train-00000.arrow")
+        with pytest.raises(UserError, match=rf"{there}/train-00000.arrow is not there"):
+            self.run(make_recipe(there), tmp_path / "runs")
+        with pytest.raises(UserError, match=r"data.path: memory://nothing: no manifest.json can be read"):
+            self.run(make_recipe("memory://nothing"), tmp_path / "runs")
 
     def test_names_everything_at_once(self, tmp_path):
         recipe = make_recipe(str(tmp_path / "nothing"), scaling={"gpus_per_worker": 1})

@@ -126,11 +126,11 @@ class _Run:
 
     def _describe(self) -> None:
         """Records what is trained on what; while the workers start, since it takes a second or two."""
-        from lowland.trainers.data.manifest import Manifest
+        from lowland.trainers.data.store import manifest_of
 
         self.tracked.log_recipe(self.recipe, self.record.attempts)
         self.tracked.log_environment()
-        manifest = Manifest.read(Path(self.recipe.data.path))
+        manifest = manifest_of(self.recipe.data.path)
         splits = {f"{name}_{key}": getattr(info, key) for name, info in manifest.splits.items() for key in _SHOWN}
         profile = {"sequence_length": manifest.sequence_length, "tokenizer": manifest.tokenizer.kind, **splits}
         self.tracked.log_dataset(self.recipe.data.path, manifest.digest, profile)

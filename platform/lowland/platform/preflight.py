@@ -105,19 +105,24 @@ def report_problems(reports: Mapping[str, NodeReport | str]) -> Iterator[str]:
 
 def _data_files(recipe: Recipe) -> tuple[dict[str, int | None], tuple[str, str], list[str]]:
     """Files every node must see, the manifest with its sha256, and what is wrong with them here already."""
-    from lowland.trainers.data.manifest import FILE_NAME, Manifest
+    from lowland.trainers.data.manifest import FILE_NAME
+    from lowland.trainers.data.store import manifest_of
 
-    folder = Path(recipe.data.path).expanduser().absolute()
+    # What every node finds, whatever its working directory.
+    remote = "://" in recipe.data.path
+    place = recipe.data.path.rstrip("/") if remote else str(Path(recipe.data.path).expanduser().absolute())
     files: dict[str, int | None] = {}
     problems: list[str] = []
     digest = ""
     try:
-        data = Manifest.read(folder)
-        digest = hashlib.sha256((folder / FILE_NAME).read_bytes()).hexdigest()
-        files[str(folder / FILE_NAME)] = None
+        data = manifest_of(place)
+        filesystem, root, _ = open_filesystem(place)
+        with filesystem.open_input_stream(f"{root}/{FILE_NAME}") as stream:
+            digest = hashlib.sha256(bytes(stream.read())).hexdigest()
+        files[f"{place}/{FILE_NAME}"] = None
         for shard in (shard for split in data.splits.values() for shard in split.shards):
-            path = folder / shard.file
-            files[str(path)] = path.stat().st_size if path.is_file() else None
+            info = filesystem.get_file_info(f"{root}/{shard.file}")
+            files[f"{place}/{shard.file}"] = info.size if info.is_file else None
     except DataError as error:
         problems.append(f"data.path: {error}")
     if recipe.model.path and (model := Path(recipe.model.path).expanduser().absolute()).is_dir():
@@ -125,7 +130,7 @@ def _data_files(recipe: Recipe) -> tuple[dict[str, int | None], tuple[str, str],
         files |= {str(model / "config.json"): None, **found}
         if not found:
             problems.append(f"model.path: {model} holds no safetensors file; save the model as safetensors")
-    return files, (str(folder / FILE_NAME), digest), problems
+    return files, (f"{place}/{FILE_NAME}", digest), problems
 
 
 @contextmanager

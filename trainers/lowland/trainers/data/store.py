@@ -37,6 +37,18 @@ def local_folder(location: str | Path) -> Path:
     return folder
 
 
+def manifest_of(location: str | Path) -> Manifest:
+    """The manifest of prepared data in a folder or at a URI, of which nothing else is read.
+
+    Raises:
+        DataError: no prepared data are there.
+    """
+    if not is_uri(str(location)):
+        return Manifest.read(Path(location).expanduser())
+    filesystem, path = open_filesystem(str(location))
+    return _read_manifest(filesystem, path, str(location))
+
+
 def _read_manifest(filesystem: fs.FileSystem, path: str, location: str) -> Manifest:
     try:
         with filesystem.open_input_stream(f"{path}/{FILE_NAME}", compression=None) as stream:

@@ -2,12 +2,12 @@
 
 import importlib.util
 from dataclasses import dataclass
-from pathlib import Path
 
 import torch
 from transformers import PretrainedConfig, PreTrainedModel
 
 from lowland.trainers.data.manifest import Manifest
+from lowland.trainers.data.store import manifest_of
 from lowland.trainers.errors import RecipeError
 from lowland.trainers.estimate.activations import NoEstimateError, meta_network, trace_activations
 from lowland.trainers.estimate.optimizers import OptimizerMemory, optimizer_memory
@@ -127,7 +127,7 @@ def estimate(
         UserError: the data or the model cannot be read, or the batch cannot be cut.
     """
     config = _causal_lm(config)
-    data = data or Manifest.read(Path(config.data.path))
+    data = data or manifest_of(config.data.path)
     model = _model_config(config, data)
     network = meta_network(model, dtype=torch.float32)
     accumulation = _accumulation(config, workers, data.sequence_length)
