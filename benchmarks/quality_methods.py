@@ -74,9 +74,11 @@ _PLAIN = {
     # SGD's decay passes through its momentum and so counts 1 / (1 - 0.9) times; TAM's is decoupled.
     "tam": Entry("tam", "sgd", "sgd", scale=2.0, decay=5.0, tasks=("lm", "resnet")),
     "adatamw": Entry("adatamw", "adamw", arguments=BETAS, scale=1 / 8, decay=8.0),
-    "critical": Entry("critical", "adamw", arguments=BETAS, scale=1 / 4, decay=4.0),
+    "critical_momenta": Entry("critical_momenta", "adamw", arguments=BETAS, scale=1 / 4, decay=4.0),
+    "critical_gradients": Entry("critical_gradients", "adamw", arguments=BETAS),
     "lion": Entry("lion", "adamw", scale=1 / 4, decay=4.0),
-    "schedule_free": Entry("schedule_free", "adamw", arguments=BETAS, scale=2.0, decay=0.5, constant=True),
+    "schedule_free_adamw": Entry("schedule_free_adamw", "adamw", arguments=BETAS, scale=2.0, decay=0.5, constant=True),
+    "schedule_free_sgd": Entry("schedule_free_sgd", "sgd", "sgd", scale=10.0, constant=True, tasks=("resnet",)),
     "muon": Entry("muon", "adamw", arguments={"adjust_lr_fn": "match_rms_adamw"}, tasks=("lm", "vit")),
     "adafactor": Entry("adafactor", "adamw", scale=10.0, decay=0.1),
 }
