@@ -64,6 +64,7 @@ class LayoutOptimizer(Optimizer):
         self._own_layout: Layout | None = None
         self._own: set[int] = set()
         self._prepared = self._settled = False
+        self._squared_norm: Tensor | None = None
         super().__init__(params, defaults)
 
     # What a method says.
@@ -79,6 +80,7 @@ class LayoutOptimizer(Optimizer):
         """Takes sums over all gradients before anything changes, and keeps them for `_update`.
 
         Gradients are averaged, and not yet clipped.  Every rank calls it and must take the same branches.
+        A method that comes upon the squared norm of all gradients keeps it as `_squared_norm`.
         """
 
     def _settle(self) -> None:
@@ -116,6 +118,8 @@ class LayoutOptimizer(Optimizer):
         if self._prepared:
             self._step()
             return loss
+        if self._is_rehearsal():
+            return loss
         if self.layout.by_group:
             raise RuntimeError(f"{type(self).__name__}: an engine steps group by group; call `prepare` before it")
         self.prepare(self.layout.gradients())
@@ -125,9 +129,24 @@ class LayoutOptimizer(Optimizer):
             self.finish()
         return loss
 
+    def _is_rehearsal(self) -> bool:
+        """Whether DeepSpeed's initialize steps fragments with gradients of zeros, before anyone can attach a layout."""
+        tensors = [p for group in self.param_groups for p in group["params"]]
+        if self._layout is not None or all(id(p) in self._own for p in tensors):
+            return False
+        return not any(p.grad is not None and bool(p.grad.any()) for p in tensors)
+
+    def squared_norm(self) -> Tensor | None:
+        """The squared norm of all gradients, 0-d float64 and equal on every rank, if `prepare` came upon it; else None.
+
+        From `prepare` to `finish`; of gradients that are not clipped.  An engine need not take it again.
+        """
+        return self._squared_norm
+
     def finish(self) -> None:
         """Ends an optimizer step that `prepare` began, whether it was applied or not."""
         self._prepared = False
+        self._squared_norm = None
 
     def create_state(self) -> None:
         """Makes all state that a step would make, zero, so that a checkpoint can be loaded into it."""
@@ -252,12 +271,11 @@ class LayoutOptimizer(Optimizer):
                 raise TypeError(
                     f"{type(self).__name__} takes no sparse gradients: make the embedding with sparse=False"
                 )
-            for segment in fragment.segments:
-                pieces.segments.append(segment)
-                pieces.weights.append(segment.of(fragment.tensor.data))
-                pieces.gradients.append(segment.of(gradient))
-                for name in names:
-                    pieces.states[name].append(segment.of(self.state[fragment.tensor][name]))
+            pieces.segments.extend(fragment.segments)
+            pieces.weights.extend(fragment.cut(fragment.tensor.data))
+            pieces.gradients.extend(fragment.cut(gradient))
+            for name in names:
+                pieces.states[name].extend(fragment.cut(self.state[fragment.tensor][name]))
         return pieces
 
 

@@ -8,6 +8,7 @@ engine makes it, and no optimizer contains a word about sharding.
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -65,6 +66,27 @@ class Fragment:
     members: tuple[int, ...]
     """The parameters of which it holds pieces here or on another rank; the same on every rank."""
 
+    def cut(self, tensor: Tensor) -> list[Tensor]:
+        """Every segment's piece of the fragment or of a tensor shaped like it, as `Segment.of` gives it."""
+        if len(self.segments) <= 1:
+            return [segment.of(tensor) for segment in self.segments]
+        # One call: a view of each segment by itself would take longer than a GPU's update of it.
+        lengths, places = self._cuts
+        parts = local(tensor).view(-1).split(lengths)
+        return [parts[place] for place in places]
+
+    @cached_property
+    def _cuts(self) -> tuple[list[int], list[int]]:
+        """Lengths that cut a fragment at all its segments, gaps included, and each segment's place among them."""
+        lengths: list[int] = []
+        places = [0] * len(self.segments)
+        end = 0
+        for index in sorted(range(len(self.segments)), key=lambda i: self.segments[i].start):
+            segment = self.segments[index]
+            lengths += [segment.start - end, segment.numel]
+            places[index], end = len(lengths) - 1, segment.start + segment.numel
+        return [*lengths, local(self.tensor).numel() - end], places
+
 
 Gradients = Iterable[tuple[Segment, Tensor, Tensor]]
 """For each segment of this rank that has one: the segment, its fragment's tensor, its gradient."""
@@ -105,8 +127,8 @@ class Layout:
         """The gradients that the stepped tensors themselves hold."""
         for fragment in self.fragments:
             if fragment.tensor.grad is not None:
-                for segment in fragment.segments:
-                    yield segment, fragment.tensor, segment.of(fragment.tensor.grad)
+                for segment, gradient in zip(fragment.segments, fragment.cut(fragment.tensor.grad), strict=True):
+                    yield segment, fragment.tensor, gradient
 
     def squares(self, pieces: Iterable[tuple[Segment, Tensor]]) -> Tensor:
         """The squared norm of every parameter's tensor, of which each rank gives its pieces.

@@ -17,7 +17,7 @@ each tensor.  A cosine does not change with a positive factor on g, so it is tak
 gradients that are not yet clipped.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, Literal
 
 import torch
@@ -26,7 +26,7 @@ from torch import Tensor
 from lowland.optim import kernels
 from lowland.optim.base import LayoutOptimizer, Pieces, require
 from lowland.optim.kernels import scaled
-from lowland.optim.layout import Gradients, Layout
+from lowland.optim.layout import Gradients, Layout, Segment
 
 __all__ = ["TAM", "AdaTAM", "AdaTAMW", "Scope", "adatamw_", "tam_"]
 
@@ -56,18 +56,30 @@ class _TorqueAware(LayoutOptimizer):
         return dict(zip(self._scopes(self.layout)[0], self._smoothed.tolist(), strict=True))
 
     def _measure(self, layout: Layout, gradients: Gradients) -> None:
-        pieces = []
-        for segment, tensor, gradient in gradients:
-            momentum = self.state.get(tensor, {}).get("exp_avg")
-            if momentum is not None:
-                pieces.append((segment, segment.of(momentum), gradient))
-        keys, members = self._scopes(layout)
-        products = layout.products(pieces)
-        sums = torch.zeros(len(keys), 3, dtype=torch.float64, device=products.device)
-        sums.index_add_(0, kernels.constant(members, products.device), products)
+        products = layout.products(self._with_momentum(gradients))
+        self._squared_norm = products[:, 2].sum()
+        sums = self._over_scopes(layout, products)
         cosines = (sums[:, 1] / (sums[:, 0] * sums[:, 2]).sqrt()).nan_to_num(0.0, 0.0, 0.0).clamp(-1, 1)
         before = torch.zeros_like(cosines) if self._smoothed is None else self._smoothed.to(cosines.device)
         self._pending = self.gamma * before + (1 - self.gamma) * cosines
+
+    def _with_momentum(self, gradients: Gradients) -> Iterator[tuple[Segment, Tensor, Tensor]]:
+        """Every segment, its momentum and its gradient; before the first step the momentum is zero."""
+        momenta: dict[int, dict[Segment, Tensor]] = {}
+        for segment, tensor, gradient in gradients:
+            if id(tensor) not in momenta:
+                fragment = self._known(tensor)
+                state = self._create(self.param_groups[fragment.group], fragment)
+                momenta[id(tensor)] = dict(zip(fragment.segments, fragment.cut(state["exp_avg"]), strict=True))
+            yield segment, momenta[id(tensor)][segment], gradient
+
+    def _over_scopes(self, layout: Layout, products: Tensor) -> Tensor:
+        """Sums over the parameters of each scope."""
+        if self.scope == "global":
+            return products.sum(0, keepdim=True)
+        keys, members = self._scopes(layout)
+        sums = torch.zeros(len(keys), 3, dtype=torch.float64, device=products.device)
+        return sums.index_add_(0, kernels.constant(members, products.device), products)
 
     def _settle(self) -> None:
         self._smoothed = self._pending
@@ -217,6 +229,7 @@ class AdaTAMW(AdaTAM):
     """AdaTAM with decoupled weight decay: AdamW with Torque-Aware Momentum; arguments as `AdaTAM` has them."""
 
 
+@kernels.fused("triton_steps")
 def tam_(
     params: list[Tensor],
     grads: list[Tensor],
@@ -234,6 +247,7 @@ def tam_(
     torch._foreach_add_(params, momenta, alpha=-lr)
 
 
+@kernels.fused("triton_steps")
 def adatamw_(
     params: list[Tensor],
     grads: list[Tensor],

@@ -3,6 +3,7 @@
 Each function has one meaning, written in torch, and may have a faster Triton form for tensors on a GPU.
 """
 
+from lowland.optim.kernels.choice import fused
 from lowland.optim.kernels.sums import constant, products, scaled, squares
 
-__all__ = ["constant", "products", "scaled", "squares"]
+__all__ = ["constant", "fused", "products", "scaled", "squares"]

@@ -6,10 +6,13 @@ from functools import lru_cache
 import torch
 from torch import Tensor
 
+from lowland.optim.kernels.choice import fused
+
 _CHUNK = 1 << 12
 """Elements summed in fp32 before the sum goes on in fp64: a longer fp32 sum loses digits."""
 
 
+@fused("triton_sums")
 def squares(tensors: Sequence[Tensor]) -> Tensor:
     """The squared norm of each tensor: float64 [n]."""
     if not tensors:
@@ -17,6 +20,7 @@ def squares(tensors: Sequence[Tensor]) -> Tensor:
     return torch.stack([_dot(x, x) for x in tensors])
 
 
+@fused("triton_sums")
 def products(first: Sequence[Tensor], second: Sequence[Tensor]) -> Tensor:
     """For each pair of equally shaped tensors a and b: <a, a>, <a, b> and <b, b>, float64 [n, 3]."""
     if not first:
@@ -26,10 +30,9 @@ def products(first: Sequence[Tensor], second: Sequence[Tensor]) -> Tensor:
 
 
 def scaled(tensors: Sequence[Tensor], factors: Tensor) -> list[Tensor]:
-    """Each tensor times its factor: float32 [n] on the same device."""
-    if factors.device.type == "cpu":
-        return list(torch._foreach_mul(list(tensors), factors.tolist()))
-    return list(torch._foreach_mul(list(tensors), list(factors.unbind())))
+    """Each tensor times its factor, in fp32; factors are float32 [n] on the same device."""
+    exact = [tensor.float() for tensor in tensors]
+    return list(torch._foreach_mul(exact, factors.tolist() if factors.device.type == "cpu" else factors.unbind()))
 
 
 def constant(values: Sequence[int], device: torch.device) -> Tensor:
