@@ -102,7 +102,7 @@ class DeepSpeedEngine:
             deepspeed.zero.Init(module=module, config_dict_or_path=config, enabled=True)
         with state.dormant(optimizer):
             self._engine, *_ = deepspeed.initialize(model=module, optimizer=optimizer, config=config)
-        batch_gradient_checks(self._engine)
+        batch_gradient_checks(self._engine, optimizer)
         self._zero = ZeroLayout(self._engine, parameters)
         if isinstance(optimizer, LayoutOptimizer):
             optimizer.attach(self._zero.layout)
