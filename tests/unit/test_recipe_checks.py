@@ -54,13 +54,45 @@ CONFLICTS = [
      "at most 1"),
     (["optimizer={name: sgd, lr: 1, momentum: 0, nesterov: true}"],
      "optimizer.nesterov = true: needs momentum, and optimizer.momentum is 0; remove one of them"),
+    (["optimizer={name: schedule_free_adamw, lr: 1}", "schedule={name: cosine}"],
+     "schedule.name = cosine: schedule_free_adamw averages instead of letting the rate decay; set schedule.name: "
+     "constant, with a warm-up"),
+    (["optimizer={name: mixed, lr: 1, rules: [{match: '*', optimizer: {name: schedule_free_sgd}}]}",
+      "schedule={name: cosine}"],
+     "schedule.name = cosine: schedule_free_sgd averages instead of letting the rate decay; set schedule.name: "
+     "constant, with a warm-up"),
     (["sharding={engine: torch, stage: 2}"],
      "sharding: engine torch has no ZeRO stage, but stage is 2: set engine: deepspeed"),
     (["sharding={stage: 0, offload_optimizer: true}"],
      "sharding: offload_optimizer needs engine deepspeed at stage 1, 2 or 3"),
+    (["optimizer={name: sgd, lr: 1, diloco: {every: 10, groups: 2}}", "scaling.workers=2"],
+     "optimizer.diloco.groups = 2: sharding.engine (deepspeed) averages gradients over all workers; set "
+     "sharding.engine: torch, or groups: 1, which is an outer step around all workers together"),
+    (["optimizer={name: sgd, lr: 1, diloco: {every: 10, groups: 2}}", "scaling.workers=3", "sharding.engine=torch"],
+     "optimizer.diloco.groups = 2: must divide scaling.workers (3)"),
+    (["optimizer={name: sgd, lr: 1, sam: {}, diloco: {every: 10, groups: 2}}", "scaling.workers=2",
+      "sharding.engine=torch"],
+     "optimizer.diloco.groups = 2: optimizer.sam needs the gradients of all workers; remove it, or groups"),
+    (["optimizer={name: sgd, lr: 1, diloco: {every: 30}}"],
+     "length = 100 steps: must be a multiple of optimizer.diloco.every (30): later steps would not count"),
+    (["optimizer={name: sgd, lr: 1, ema: {half_life: 0 samples}}"],
+     "optimizer.ema.half_life = 0 samples: must be more than 0; without an average remove the section ema"),
+    (["optimizer={name: sgd, lr: 1, ema: {half_life: 5%}}"],
+     "optimizer.ema.half_life = 5%: the unit must be one of samples, tokens, steps, not %"),
+    (["optimizer={name: mixed, lr: 1, rules: [{kinds: [matrics], optimizer: {name: muon}}]}"],
+     "optimizer.rules.0.kinds.0 = matrics: must be one of matrices, embeddings, head, norms, biases, tensors; nearest: "
+     "matrices"),
+    (["optimizer={name: mixed, lr: 1, rules: [{match: '*', optimizer: {name: sgd, lrr: 1}}]}"],
+     "optimizer.rules.0.optimizer.lrr = 1: unknown field of optimizer sgd; nearest: lr"),
+    (["optimizer={name: mixed, lr: 1, rules: [{optimizer: {name: sgd}}]}"],
+     "optimizer.rules.0: give match, regex or kinds; match: '*' takes all that is left"),
 ]  # fmt: skip
 
 ACCEPTED = [
+    ["optimizer={name: sgd, lr: 1, diloco: {every: 25, groups: 2}}", "scaling.workers=4", "sharding.engine=torch",
+     "batch.global_sequences=8"],
+    ["optimizer={name: mixed, lr: 1, rules: [{match: '*', optimizer: {name: sgd, lr: 1}}]}",
+     "optimizer.rules.0.optimizer.lr=1e-3"],
     ["schedule={name: wsd, warmup: 80 steps, cooldown: 20%}"],
     ["schedule={name: cosine, warmup: 12_800 tokens}"],
     ["length=12_800 tokens", "schedule={name: cosine, warmup: 100 steps}"],
@@ -72,6 +104,7 @@ ACCEPTED = [
     ["model.dtype=bfloat16"],
     ["evaluation.every=null", "checkpoints.every=null"],
     ["sharding.engine=torch"],
+    ["optimizer={name: schedule_free_sgd, lr: 1}", "schedule={name: constant, warmup: 10%}"],
 ]
 
 

@@ -18,6 +18,7 @@ from lowland.optim.rotated import RotatedAdam
 from lowland.optim.sam import SAM
 from lowland.optim.schedule_free import ScheduleFreeAdamW, ScheduleFreeSGD
 from lowland.optim.soap import SOAP
+from lowland.optim.suggest import Suggestion, suggest_lr
 from lowland.optim.torque import TAM, AdaTAM, AdaTAMW
 from lowland.optim.weight_sharing import WeightSharing
 from lowland.optim.whole import Whole
@@ -51,6 +52,7 @@ __all__ = [
     "ScheduleFreeAdamW",
     "ScheduleFreeSGD",
     "Segment",
+    "Suggestion",
     "WeightSharing",
     "Weights",
     "Whole",
@@ -60,4 +62,5 @@ __all__ = [
     "frozen_statistics",
     "layers",
     "shared_state",
+    "suggest_lr",
 ]

@@ -42,6 +42,7 @@ class Mixed(LayoutOptimizer):
             for group in member.param_groups:
                 group[MEMBER] = index
         self._members = tuple(members)
+        self._sizes = [len(member.param_groups) for member in members]
         self._layouts: list[_Part] = []
         super().__init__([group for member in members for group in member.param_groups], {})
 
@@ -55,10 +56,20 @@ class Mixed(LayoutOptimizer):
         """Each member's, where it has any; None if none has."""
         return self._find_weights if any(map(evaluation_weights, self._members)) else None
 
+    def add_param_group(self, param_group: dict[str, Any]) -> None:
+        """Only groups of the members.
+
+        Raises:
+            ValueError: the group is no member's.
+        """
+        require(MEMBER in param_group, "a mixed optimizer has the groups of its members: make another with more")
+        super().add_param_group(param_group)
+
     def attach(self, layout: Layout) -> None:
         """Tells each member of its own part."""
         super().attach(layout)
-        self._divide()
+        if not self._layouts or self._layouts[0].whole is not layout:
+            self._divide()
 
     def prepare(self, gradients: Gradients) -> None:
         """Takes every member's sums over its own gradients."""
@@ -124,11 +135,8 @@ class Mixed(LayoutOptimizer):
         return zip(self._members, self._layouts, strict=True)
 
     def _divide(self) -> None:
-        counts = [len(self._groups_of(index)) for index in range(len(self._members))]
-        starts = accumulate(counts, initial=0)
-        self._layouts = [
-            _Part(self.layout, range(start, start + count)) for start, count in zip(starts, counts, strict=False)
-        ]
+        ends = list(accumulate(self._sizes))
+        self._layouts = [_Part(self.layout, range(end - n, end)) for end, n in zip(ends, self._sizes, strict=True)]
         for member, part in zip(self._members, self._layouts, strict=True):
             if isinstance(member, LayoutOptimizer):
                 member.attach(part.layout)

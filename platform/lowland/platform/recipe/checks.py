@@ -29,10 +29,12 @@ from lowland.trainers.recipe import (
     CheckpointConfig,
     EvaluationConfig,
     LanguageModelConfig,
+    MixedConfig,
     OptimizerConfig,
     PackedTextConfig,
     ScheduleConfig,
     SGDConfig,
+    ShardingConfig,
 )
 
 _METRICS = ("eval/loss", "eval/perplexity", "eval/bits_per_byte")
@@ -202,6 +204,43 @@ def check_optimizer(optimizer: OptimizerConfig) -> Iterator[Conflict]:
         yield Conflict(("optimizer", "nesterov"), optimizer.nesterov, text)
 
 
+def check_schedule_free(optimizer: OptimizerConfig, schedule: ScheduleConfig) -> Iterator[Conflict]:
+    """A rate that decays, where an average takes the place of the decay."""
+    parts = [rule.optimizer for rule in optimizer.rules] if isinstance(optimizer, MixedConfig) else [optimizer]
+    name = next((part.name for part in parts if part.name.startswith("schedule_free")), None)
+    if name is not None and schedule.name != "constant":
+        text = f"{name} averages instead of letting the rate decay; set schedule.name: constant, with a warm-up"
+        yield Conflict(("schedule", "name"), schedule.name, text)
+
+
+def check_worker_groups(
+    optimizer: OptimizerConfig, sharding: ShardingConfig, scaling: ScalingConfig
+) -> Iterator[Conflict]:
+    """Worker groups that cannot train apart."""
+    if optimizer.diloco is None or optimizer.diloco.groups == 1:
+        return
+    path, groups = ("optimizer", "diloco", "groups"), optimizer.diloco.groups
+    if sharding.engine != "torch":
+        text = (
+            f"sharding.engine ({sharding.engine}) averages gradients over all workers; set sharding.engine: torch, or "
+            "groups: 1, which is an outer step around all workers together"
+        )
+        yield Conflict(path, groups, text)
+    if scaling.workers % groups:
+        yield Conflict(path, groups, f"must divide scaling.workers ({scaling.workers})")
+    for name in ("sam", "lookbehind"):
+        if getattr(optimizer, name) is not None:
+            yield Conflict(path, groups, f"optimizer.{name} needs the gradients of all workers; remove it, or groups")
+
+
+def check_outer_steps(optimizer: OptimizerConfig, length: Amount) -> Iterator[Conflict]:
+    """Last steps that no outer step takes into the model."""
+    if optimizer.diloco is None or length.unit != "steps" or length.value % optimizer.diloco.every == 0:
+        return
+    text = f"must be a multiple of optimizer.diloco.every ({optimizer.diloco.every}): later steps would not count"
+    yield Conflict(("length",), length, text)
+
+
 CHECKS: tuple[Callable[..., Iterator[Conflict]], ...] = (
     check_amounts,
     check_schedule,
@@ -214,4 +253,7 @@ CHECKS: tuple[Callable[..., Iterator[Conflict]], ...] = (
     check_gpus,
     check_checkpoints,
     check_optimizer,
+    check_schedule_free,
+    check_worker_groups,
+    check_outer_steps,
 )

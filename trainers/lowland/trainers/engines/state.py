@@ -3,12 +3,15 @@
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 
-import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from lowland import optim
 from lowland.optim import Fragment, Gradients, Layout, LayoutOptimizer, layers
 from lowland.trainers.engines.engine import StatePiece
+
+GROUP = "group "
+"""What the names of state begin with that belongs to one of several worker groups (`engines/groups.py`)."""
 
 
 def pieces_of(optimizer: Optimizer, layout: Layout) -> Iterator[StatePiece]:
@@ -41,28 +44,7 @@ def _state_of(optimizer: Optimizer, fragment: Fragment) -> tuple[dict[str, Tenso
 
 def create_state(optimizer: Optimizer, layout: Layout) -> None:
     """Makes the optimizer create its (zero) state and changes no weight."""
-    for layer in layers(optimizer):
-        if isinstance(layer, LayoutOptimizer):
-            layer.create_state()
-        else:
-            _step_with_zero_gradients(layer, layout)
-
-
-def _step_with_zero_gradients(optimizer: Optimizer, layout: Layout) -> None:
-    """At rate zero; the state of torch's own optimizers comes with their first step."""
-    kept = [(group["lr"], group["params"]) for group in optimizer.param_groups]
-    # With offload DeepSpeed fills these very gradients again.
-    gradients = [fragment.tensor.grad for fragment in layout.fragments]
-    for index, group in enumerate(optimizer.param_groups):
-        group["lr"] = 0.0
-        group["params"] = [fragment.tensor for fragment in layout.fragments if fragment.group == index]
-    for fragment in layout.fragments:
-        fragment.tensor.grad = torch.zeros_like(fragment.tensor)
-    optimizer.step()
-    for fragment, gradient in zip(layout.fragments, gradients, strict=True):
-        fragment.tensor.grad = gradient
-    for group, (rate, params) in zip(optimizer.param_groups, kept, strict=True):
-        group["lr"], group["params"] = rate, params
+    optim.create_state(optimizer, layout)
 
 
 @contextmanager
@@ -97,11 +79,12 @@ def load_shared_state(optimizer: Optimizer, state: Mapping[str, float]) -> None:
 
 
 def metrics(optimizer: Optimizer) -> dict[str, float]:
-    """What all layers of an optimizer say of the last step."""
-    found: dict[str, float] = {}
-    for layer in layers(optimizer):
-        if isinstance(layer, LayoutOptimizer):
-            found |= layer.metrics()
+    """What all layers of an optimizer say of the last step; parts beside each other are told apart by their index."""
+    found = optimizer.metrics() if isinstance(optimizer, LayoutOptimizer) else {}
+    parts = getattr(optimizer, "parts", ())
+    for index, part in enumerate(parts):
+        prefix = f"{index}/" if len(parts) > 1 else ""
+        found |= {prefix + name: value for name, value in metrics(part).items()}
     return found
 
 
@@ -117,9 +100,13 @@ def owned_state(optimizer: Optimizer) -> dict[str, dict[str, Tensor | float]]:
 
 def load_owned_state(optimizer: Optimizer, read: Callable[[str], dict[str, Tensor | float]]) -> None:
     """Restores `owned_state` from whatever ranks kept it."""
+
+    def common(name: str) -> dict[str, Tensor | float]:
+        return {key: value for key, value in read(name).items() if not key.startswith(GROUP)}
+
     for layer in layers(optimizer):
         if isinstance(layer, LayoutOptimizer):
-            layer.load_owned_state(read)
+            layer.load_owned_state(common)
 
 
 def scaled(loss: Tensor, factor: float) -> Tensor:

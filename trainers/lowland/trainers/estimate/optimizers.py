@@ -5,11 +5,13 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from lowland.optim import Layout, LayoutOptimizer
-from lowland.trainers.engines.state import create_state, reductions
+from lowland.optim import Layout, LayoutOptimizer, layers
+from lowland.trainers.engines.state import create_state, owned_state, reductions
 from lowland.trainers.estimate.allocations import Allocations
 from lowland.trainers.optimizers import build_optimizer, parameter_groups
-from lowland.trainers.recipe import OptimizerConfig
+from lowland.trainers.recipe import OptimizerConfig, StepSize
+from lowland.trainers.recipe.optimizers import MixedConfig, SingleOptimizer
+from lowland.trainers.recipe.optimizers.around import AroundOptimizer
 
 _PROBE = (64, 64)
 
@@ -24,11 +26,31 @@ class OptimizerMemory:
     """Needed for a moment inside a step besides."""
 
 
-def optimizer_memory(config: OptimizerConfig) -> OptimizerMemory:
-    """Takes a step of the recipe's own optimizer on 4096 parameters and counts; so no table can go stale."""
+def optimizer_memory(config: OptimizerConfig, network: nn.Module | None = None) -> OptimizerMemory:
+    """Takes a step of the recipe's own optimizer on 4096 parameters and counts; so no table can go stale.
+
+    Args:
+        config: the optimizer.
+        network: whose parameters a mixed optimizer shares out; the others do without.
+    """
+    if not isinstance(config, MixedConfig):
+        return _measured(config)
+    if network is None:
+        raise ValueError("what a mixed optimizer keeps depends on the model: give it")
+    numels = [0] * len(config.rules)
+    for group in parameter_groups(network, config):
+        numels[group.rule] += sum(parameter.numel() for parameter in group.parameters.values())
+    around = {name: getattr(config, name) for name in AroundOptimizer.model_fields}
+    parts = [_measured(rule.optimizer.model_copy(update=around)) for rule in config.rules]
+    state = sum(part.state * numel for part, numel in zip(parts, numels, strict=True)) / sum(numels)
+    return OptimizerMemory(state, max(part.step for part in parts))
+
+
+def _measured(config: SingleOptimizer) -> OptimizerMemory:
     module = nn.Linear(*_PROBE, bias=False)
+    config = _alone(config)
     groups = parameter_groups(module, config)
-    optimizer = build_optimizer(config, groups)
+    optimizer = build_optimizer(config, groups, step=StepSize(1, 1))
     layout = Layout.whole([list(group.parameters.items()) for group in groups])
     if isinstance(optimizer, LayoutOptimizer):
         optimizer.attach(layout)
@@ -40,9 +62,20 @@ def optimizer_memory(config: OptimizerConfig) -> OptimizerMemory:
     return OptimizerMemory(_state_bytes(optimizer, numel) / numel, _whole_elements(allocations.peak, numel))
 
 
+def _alone(config: SingleOptimizer) -> SingleOptimizer:
+    """What it keeps on the device, without other processes."""
+    if config.ema is not None and config.ema.cpu:
+        config = config.model_copy(update={"ema": None})
+    if config.diloco is not None:
+        config = config.model_copy(update={"diloco": config.diloco.model_copy(update={"groups": 1})})
+    return config
+
+
 def _state_bytes(optimizer: torch.optim.Optimizer, numel: int) -> int:
     """Only states of the parameter's size: a step counter is nothing on a large model."""
-    tensors = [value for state in optimizer.state.values() for value in state.values() if isinstance(value, Tensor)]
+    kept = [state for layer in layers(optimizer) for state in layer.state.values()]
+    kept += owned_state(optimizer).values()
+    tensors = [value for state in kept for value in state.values() if isinstance(value, Tensor)]
     return sum(tensor.numel() * tensor.element_size() for tensor in tensors if tensor.numel() >= numel)
 
 

@@ -138,7 +138,7 @@ def estimate(
     )
     parameters = count_parameters(network)
     fused = config.model.fused_loss != "never" if fused_loss is None else fused_loss
-    optimizer = optimizer_memory(config.optimizer)
+    optimizer = optimizer_memory(config.optimizer, network)
     stages = _stages(config, model, network, optimizer, workers, accumulation, data.sequence_length, fused)
     stage = config.sharding.zero_stage
     text = model.get_text_config()

@@ -5,7 +5,7 @@ adds what only a cluster needs (workers, storage, tracking).  Reading a recipe m
 nothing in this package imports torch, transformers or pyarrow.
 """
 
-from lowland.trainers.recipe.amounts import Amount, Unit
+from lowland.trainers.recipe.amounts import Amount, StepSize, Unit
 from lowland.trainers.recipe.batch import BatchConfig
 from lowland.trainers.recipe.causal_lm import CausalLMConfig
 from lowland.trainers.recipe.checkpoints import CheckpointConfig
@@ -15,6 +15,7 @@ from lowland.trainers.recipe.model import LanguageModelConfig
 from lowland.trainers.recipe.optimizers import (
     AdamWConfig,
     AdaTAMWConfig,
+    MixedConfig,
     OptimizerConfig,
     PlainOptimizer,
     SGDConfig,
@@ -33,6 +34,7 @@ __all__ = [
     "CheckpointConfig",
     "EvaluationConfig",
     "LanguageModelConfig",
+    "MixedConfig",
     "NonFiniteConfig",
     "OptimizerConfig",
     "PackedTextConfig",
@@ -41,6 +43,7 @@ __all__ = [
     "ScheduleConfig",
     "Section",
     "ShardingConfig",
+    "StepSize",
     "TrainConfig",
     "Unit",
 ]

@@ -9,11 +9,21 @@ from pydantic import GetCoreSchemaHandler, GetJsonSchemaHandler
 from pydantic.json_schema import JsonSchemaValue
 from pydantic_core import CoreSchema, core_schema
 
-Unit = Literal["steps", "tokens", "epochs", "%", "minutes", "evaluations"]
+Unit = Literal["steps", "tokens", "epochs", "%", "minutes", "evaluations", "samples"]
 
 _NUMBER = r"([0-9][0-9_]*\.?[0-9]*(?:[eE][+-]?[0-9]+)?|\.[0-9]+)"
 _PATTERN = re.compile(rf"\s*{_NUMBER}\s*([kKMBT]?)\s*(%|[a-z]+)\s*")
 _MULTIPLIER = {"": 1.0, "k": 1e3, "K": 1e3, "M": 1e6, "B": 1e9, "T": 1e12}
+
+
+@dataclass(frozen=True)
+class StepSize:
+    """What an optimizer step takes in, over all ranks."""
+
+    tokens: int
+    """Padding included."""
+    samples: int
+    """Sequences, images or pairs."""
 
 
 @dataclass(frozen=True)
@@ -62,6 +72,19 @@ class Amount:
                 raise ValueError(f"'{self}' is not a number of steps")
 
 
+    def steps(self, size: StepSize) -> float:
+        """The optimizer steps this amounts to, not rounded."""
+        match self.unit:
+            case "steps":
+                return self.value
+            case "tokens":
+                return self.value / size.tokens
+            case "samples":
+                return self.value / size.samples
+            case _:
+                raise ValueError(f"'{self}' is not a number of steps")
+
+
 class Units:
     """Pydantic annotation: an `Amount` in one of the given units."""
 
@@ -102,4 +125,5 @@ class Units:
 TrainingLength = Annotated[Amount, Units("steps", "tokens", "epochs")]
 PartOfTraining = Annotated[Amount, Units("%", "steps", "tokens")]
 Interval = Annotated[Amount, Units("steps", "tokens", "epochs")]
+HalfLife = Annotated[Amount, Units("samples", "tokens", "steps")]
 SaveInterval = Annotated[Amount, Units("steps", "minutes", "evaluations")]
