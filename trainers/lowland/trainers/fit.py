@@ -12,7 +12,7 @@ from lowland.trainers.engines import Engine, build_engine
 from lowland.trainers.errors import LowlandError
 from lowland.trainers.loop import Loop
 from lowland.trainers.monitor import Monitor, SilentMonitor
-from lowland.trainers.recipe import TrainConfig
+from lowland.trainers.recipe import StepSize, TrainConfig
 from lowland.trainers.tasks import Task, build_task
 from lowland.trainers.world import World
 
@@ -128,7 +128,15 @@ def fit(
 def _engine(config: TrainConfig, task: Task, world: World, started: Callable[[str], None]) -> Engine:
     module = _together(world, task.build_module)
     started("model")
-    engine = build_engine(module, config, bf16=task.bf16, accumulation=task.sizes.accumulation, world=world)
+    sizes = task.sizes
+    engine = build_engine(
+        module,
+        config,
+        bf16=task.bf16,
+        accumulation=sizes.accumulation,
+        world=world,
+        step=StepSize(sizes.tokens_per_step, sizes.examples_per_step),
+    )
     started("engine")
     return engine
 

@@ -77,7 +77,7 @@ class Checkpointer:
         rank = self._world.rank
         writes = rank == 0 or not self._engine.replicated
         pieces = self._engine.pieces() if writes else iter(())
-        owned = self._engine.owned_state() if writes else {}
+        owned = self._engine.owned_state()
         rng = generator_states(self._world.device)
         entry = self._store.add(step, part_name(rank), lambda path: write_part(path, pieces, owned, rng))
         self._before_commit()
