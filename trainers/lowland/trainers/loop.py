@@ -2,10 +2,12 @@
 
 import math
 import time
+from contextlib import nullcontext
 
 import torch
 from torch import Tensor
 
+from lowland.optim import Evaluations
 from lowland.trainers.checkpoints import Checkpointer, TrainState
 from lowland.trainers.engines import Engine, StepOutcome
 from lowland.trainers.errors import NonFiniteError
@@ -86,8 +88,10 @@ class Loop:
     def _passes(self, inputs: StepInputs, lr_factor: float) -> tuple[Tensor, StepOutcome]:
         """Gradients and step; several times for optimizers that look around.  Returns the loss before the step."""
         first: Tensor | None = None
+        several = Evaluations(self._engine.module, self._world.device) if self._engine.several_passes else None
         while True:
-            with self._meter.phase("forward_backward", on_device=True):
+            same = several.evaluation() if several is not None else nullcontext()
+            with self._meter.phase("forward_backward", on_device=True), same:
                 loss = self._forward_backward(inputs)
             with self._meter.phase("optimizer", on_device=True):
                 outcome = self._engine.step(lr_factor)

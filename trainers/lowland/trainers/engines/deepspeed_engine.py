@@ -4,6 +4,7 @@ import logging
 import math
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import Any
 
 import deepspeed
@@ -12,11 +13,10 @@ from deepspeed.utils import logger as deepspeed_logger
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from lowland.optim import LayoutOptimizer, Parameter, shared_state
+from lowland.optim import LayoutOptimizer, Parameter, Point, shared_state
 from lowland.trainers.blocks import repeated_blocks
 from lowland.trainers.engines import state
 from lowland.trainers.engines.engine import Inputs, StatePiece, StepOutcome
-from lowland.trainers.engines.point import Point
 from lowland.trainers.engines.zero_layout import ZeroLayout
 from lowland.trainers.engines.zero_speed import batch_gradient_checks
 from lowland.trainers.recipe import ShardingConfig
@@ -138,7 +138,8 @@ class DeepSpeedEngine:
 
     def accumulate(self, inputs: Inputs, *, scale: float, last: bool) -> Tensor:
         """Forward and backward; DeepSpeed averages over ranks, so the scale is multiplied by their number."""
-        self._engine.set_gradient_accumulation_boundary(last)
+        # At stage 0, gradients that are not to be averaged stay as they are; at other stages there are none.
+        self._engine.set_gradient_accumulation_boundary(last and not self._point.per_rank)
         loss: Tensor = self._engine(**inputs)
         self._engine.backward(state.scaled(loss, scale * self._world.size), scale_wrt_gas=False)
         return loss.detach()
@@ -149,9 +150,10 @@ class DeepSpeedEngine:
         DeepSpeed itself discards a step whose gradient norm is not finite.
         """
         if not self._point.steps_now():
-            return self._point.ascend()
+            ascended = self._point.ascend()
+            return StepOutcome(ascended.finite, ascended.norm, ascended.finite)
         state.set_lr(self._optimizer, lr_factor)
-        self._point.leave()
+        self._point.arrive()
         if self._stage == 0 and not self._engine.bfloat16_enabled():
             outcome = self._step_unwrapped()
         else:
@@ -159,7 +161,12 @@ class DeepSpeedEngine:
                 self._engine.step()
             norm = float(self._engine.get_global_grad_norm())
             outcome = StepOutcome(bool(self._engine.was_step_applied()), norm)
-        return self._point.go_on(outcome)
+        return replace(outcome, again=self._point.go_on(outcome.applied))
+
+    @property
+    def several_passes(self) -> bool:
+        """Whether a step may evaluate its batch more than once."""
+        return self._point.several_passes
 
     def _step_unwrapped(self) -> StepOutcome:
         parameters = [p for p in self.module.parameters() if p.grad is not None]
@@ -198,7 +205,7 @@ class DeepSpeedEngine:
 
     def optimizer_metrics(self) -> dict[str, float]:
         """What the optimizer says of its last step."""
-        return state.metrics(self._optimizer)
+        return state.metrics(self._optimizer) | self._point.metrics()
 
     def shared_state(self) -> dict[str, float]:
         """Optimizer state of no single parameter."""
@@ -209,8 +216,8 @@ class DeepSpeedEngine:
         state.load_shared_state(self._optimizer, shared)
 
     def owned_state(self) -> dict[str, dict[str, Tensor | float]]:
-        """State of whole parameters that this rank keeps."""
-        return state.owned_state(self._optimizer)
+        """State of whole parameters that this rank keeps for all."""
+        return {} if self.replicated and self._world.rank > 0 else state.owned_state(self._optimizer)
 
     def load_owned_state(self, read: Callable[[str], dict[str, Tensor | float]]) -> None:
         """Restores it."""

@@ -51,6 +51,10 @@ class Engine(Protocol):
     replicated: bool
     """Whether every rank holds the whole training state, so that one rank's copy is enough."""
 
+    @property
+    def several_passes(self) -> bool:
+        """Whether a step may evaluate its batch more than once."""
+
     def accumulate(self, inputs: Inputs, *, scale: float, last: bool) -> Tensor:
         """Forward and backward of one micro-batch.
 
@@ -93,7 +97,7 @@ class Engine(Protocol):
         """Restores `shared_state`."""
 
     def owned_state(self) -> dict[str, dict[str, Tensor | float]]:
-        """Optimizer state of whole parameters that this rank keeps for all, by parameter."""
+        """Optimizer state of whole parameters that this rank alone keeps, to be saved for all, by parameter."""
 
     def load_owned_state(self, read: Callable[[str], dict[str, Tensor | float]]) -> None:
         """Restores `owned_state`; `read` gives a parameter's."""

@@ -9,10 +9,10 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 from torch.optim import Optimizer
 
-from lowland.optim import Gradients, Layout, LayoutOptimizer, shared_state
+from lowland.optim import Gradients, Layout, LayoutOptimizer, Point, shared_state
 from lowland.trainers.engines import state
 from lowland.trainers.engines.engine import Inputs, StatePiece, StepOutcome
-from lowland.trainers.engines.point import Point
+from lowland.trainers.engines.groups import WorkerGroups
 from lowland.trainers.world import World
 
 
@@ -41,12 +41,14 @@ class TorchEngine:
         if isinstance(optimizer, LayoutOptimizer):
             optimizer.attach(layout)
         self._point = Point(optimizer, self)
-        if world.size > 1:
-            self._model = DistributedDataParallel(module, gradient_as_bucket_view=True)
+        self._apart = WorkerGroups.of(optimizer, world)
+        if world.size > 1 and (self._apart is None or self._apart.size > 1):
+            process_group = self._apart.process_group if self._apart else None
+            self._model = DistributedDataParallel(module, process_group=process_group, gradient_as_bucket_view=True)
 
     def accumulate(self, inputs: Inputs, *, scale: float, last: bool) -> Tensor:
         """Forward and backward; DDP, which averages, reduces with the last micro-batch."""
-        with self._synchronised(last):
+        with self._synchronised(last and not self._point.per_rank):
             loss = self._forward(inputs)
             state.scaled(loss, scale * self._world.size).backward()
         return loss.detach()
@@ -57,10 +59,11 @@ class TorchEngine:
         Or moves the point where the next gradients are taken.
         """
         if not self._point.steps_now():
-            return self._point.ascend()
-        self._point.leave()
+            ascended = self._point.ascend()
+            return StepOutcome(ascended.finite, ascended.norm, ascended.finite)
+        self._point.arrive()
         norm = torch.nn.utils.get_total_norm([p.grad for p in self.module.parameters() if p.grad is not None])
-        grad_norm = float(norm)
+        grad_norm = float(norm) if self._apart is None else self._apart.agreed(float(norm))
         applied = math.isfinite(grad_norm)
         if applied:
             state.set_lr(self._optimizer, lr_factor)
@@ -68,11 +71,19 @@ class TorchEngine:
                 torch.nn.utils.clip_grads_with_norm_(self.module.parameters(), self._max_grad_norm, norm)
                 self._optimizer.step()
         self.discard_gradients()
-        return self._point.go_on(StepOutcome(applied, grad_norm))
+        return StepOutcome(applied, grad_norm, self._point.go_on(applied))
+
+    @property
+    def several_passes(self) -> bool:
+        """Whether a step may evaluate its batch more than once."""
+        return self._point.several_passes
 
     def gradients(self) -> Gradients:
         """Each parameter's gradient."""
         return self.layout.gradients()
+
+    def gradients_changed(self) -> None:
+        """Nothing to do: the norm is taken from the gradients themselves."""
 
     def discard_gradients(self) -> None:
         """Forgets the accumulated gradients."""
@@ -82,6 +93,11 @@ class TorchEngine:
     def masters_are_weights(self) -> bool:
         """The model computes with the masters themselves."""
         return True
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Of the weights, also where autocast computes in bf16."""
+        return torch.float32
 
     @contextmanager
     def evaluating(self) -> Iterator[None]:
@@ -109,7 +125,7 @@ class TorchEngine:
 
     def optimizer_metrics(self) -> dict[str, float]:
         """What the optimizer says of its last step."""
-        return state.metrics(self._optimizer)
+        return state.metrics(self._optimizer) | self._point.metrics()
 
     def shared_state(self) -> dict[str, float]:
         """Optimizer state of no single parameter."""
@@ -118,14 +134,20 @@ class TorchEngine:
     def load_shared_state(self, shared: Mapping[str, float]) -> None:
         """Restores it."""
         state.load_shared_state(self._optimizer, shared)
+        if self._apart is not None:
+            self._apart.load_shared()
 
     def owned_state(self) -> dict[str, dict[str, Tensor | float]]:
-        """State of whole parameters."""
-        return state.owned_state(self._optimizer)
+        """State of whole parameters, and of worker groups that train apart."""
+        if self._world.rank == 0:
+            return state.owned_state(self._optimizer)
+        return self._apart.state() if self._apart else {}
 
     def load_owned_state(self, read: Callable[[str], dict[str, Tensor | float]]) -> None:
         """Restores it."""
         state.load_owned_state(self._optimizer, read)
+        if self._apart is not None:
+            self._apart.load(read)
 
     def masters_changed(self) -> None:
         """Nothing to do: the masters are the model's weights."""

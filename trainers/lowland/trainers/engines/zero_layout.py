@@ -13,7 +13,7 @@ What the fragments are, by wrapper (DeepSpeed 0.19):
     stage 3         a part of every parameter of a sub-group; the end of a part may be uninitialised padding
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from itertools import accumulate
 from typing import Any
 
@@ -49,7 +49,7 @@ class ZeroLayout:
         zero = self._zero
         if self._stage == 0:
             yield from self._stage0_gradients()
-        elif getattr(zero, "cpu_offload", False) or getattr(zero, "offload_optimizer", False):
+        elif self._offloaded:
             if hasattr(zero, "_wait_for_offload_copies"):
                 zero._wait_for_offload_copies()
             yield from self.layout.gradients()
@@ -61,6 +61,8 @@ class ZeroLayout:
     def masters_changed(self) -> None:
         """Copies the masters into the model's weights, as the end of DeepSpeed's own step does."""
         zero = self._zero
+        if self.masters_are_weights:
+            return
         if self._stage == 0:
             for low, master in zip(self._stage0_params(), self.layout.fragments, strict=True):
                 low.data.copy_(master.tensor.data)
@@ -78,6 +80,19 @@ class ZeroLayout:
         """Whether the model computes with the masters themselves, so that nothing can be shown to it beside them."""
         return self._stage == 0 and not getattr(self._zero, "fp32_groups", None)
 
+    @property
+    def dtype(self) -> torch.dtype:
+        """Of the model's weights."""
+        found: torch.dtype = self._params[0].dtype
+        return found
+
+    def gradients_changed(self) -> None:
+        """Takes anew the norms that DeepSpeed took of offloaded gradients while they came in."""
+        if self._offloaded:
+            for segment, _, gradient in self.layout.gradients():
+                key = self._zero.get_param_id(self._params[segment.parameter])
+                self._zero.norm_for_param_grads[key] = gradient.double().norm()
+
     def discard_gradients(self) -> None:
         """Forgets what was accumulated since the last step, so that the same batch can be evaluated again."""
         zero = self._zero
@@ -88,8 +103,7 @@ class ZeroLayout:
             for param in self._params:
                 param.grad = None
             return
-        offloaded = getattr(zero, "cpu_offload", False) or getattr(zero, "offload_optimizer", False)
-        if offloaded and hasattr(zero, "_wait_for_offload_copies"):
+        if self._offloaded and hasattr(zero, "_wait_for_offload_copies"):
             zero._wait_for_offload_copies()
         zero.zero_grad()
         if self._stage == 3:
@@ -104,7 +118,7 @@ class ZeroLayout:
             zero.micro_step_id = -1
             if hasattr(zero, "_offload_accumulated_param_ids"):
                 zero._offload_accumulated_param_ids = set()
-        if offloaded:
+        if self._offloaded:
             zero.reset_cpu_buffers()
 
     def verify(self) -> None:
@@ -221,8 +235,29 @@ class ZeroLayout:
         whole: Tensor = param.data.reshape(-1)
         return whole.narrow(0, segment.offset, segment.numel)
 
+    @property
+    def _offloaded(self) -> bool:
+        return bool(getattr(self._zero, "cpu_offload", False) or getattr(self._zero, "offload_optimizer", False))
+
     def _index_of(self, param: Tensor) -> int:
         return self._index[id(param)]
+
+
+def parameters_of(engine: Any) -> list[Parameter]:
+    """What an engine trains, by the groups of its client's optimizer."""
+    zero, names = engine.optimizer, {id(p): name for name, p in engine.module.named_parameters()}
+    groups: Iterable[tuple[int, Sequence[Tensor]]]
+    if hasattr(zero, "sub_group_to_group_id"):
+        groups = ((zero.sub_group_to_group_id[index], params) for index, params in enumerate(zero.fp16_groups))
+    elif hasattr(zero, "round_robin_bit16_groups"):
+        groups = enumerate(zero.round_robin_bit16_groups)
+    elif hasattr(zero, "bf16_groups"):
+        groups = enumerate(zero.bf16_groups)
+    else:
+        groups = enumerate(getattr(zero, "fp16_groups", None) or [group["params"] for group in zero.param_groups])
+    return [
+        Parameter(names[id(p)], tuple(getattr(p, "ds_shape", p.shape)), group) for group, params in groups for p in params
+    ]
 
 
 def _cumulative(params: Sequence[Tensor]) -> list[int]:

@@ -2,7 +2,7 @@
 
 from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from lowland.trainers.recipe.amounts import TrainingLength
 from lowland.trainers.recipe.batch import BatchConfig
@@ -48,3 +48,13 @@ class TrainConfig(Section):
     """What to do about a loss or gradient that is not finite."""
     log_every: Annotated[int, Field(ge=1)] = 10
     """Steps between two recorded training metrics."""
+
+    @model_validator(mode="after")
+    def _own_gradients(self) -> "TrainConfig":
+        sam, stage = self.optimizer.sam, self.sharding.zero_stage
+        if sam is not None and sam.per_rank and stage > 0:
+            raise ValueError(
+                f"optimizer.sam.per_rank: true perturbs each rank's own whole weights, which sharding.stage: {stage} "
+                "does not leave it: set sharding.stage: 0 or sharding.engine: torch, or optimizer.sam.per_rank: false"
+            )
+        return self
