@@ -44,7 +44,8 @@ class NaiveAdaTAMW(Optimizer):
 def naive_adatamw() -> Iterator[None]:
     """Recipes with adatamw train with the naive one inside."""
     plain = METHODS["adatamw"]
-    METHODS["adatamw"] = replace(plain, make=NaiveAdaTAMW)
+    # Seeing elements, as it says wrongly, it is let under ZeRO.
+    METHODS["adatamw"] = replace(plain, make=NaiveAdaTAMW, sees="elements")
     try:
         yield
     finally:
