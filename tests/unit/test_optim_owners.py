@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from lowland.optim import SOAP, Layout, Owners, RotatedAdam, WeightSharing, Whole
+from lowland.optim.methods import METHODS as METHODS_BY_NAME
 
 SHAPES = {"a.weight": (5, 3), "a.bias": (5,), "b.weight": (2, 3, 2), "b.scale": (), "c.weight": (4, 7), "c.bias": (1,)}
 TOTAL = sum(torch.Size(shape).numel() for shape in SHAPES.values())
@@ -130,6 +131,29 @@ def trajectory(make: Callable[[Any], Optimizer], steps: int, *, bounds: list[int
         return flat.detach()
 
     return joined(together(len(bounds) - 1, train))
+
+
+def test_muon_on_pieces_of_matrices() -> None:
+    """Its iteration in bfloat16 gives the same bits, since it gets the same matrices."""
+    torch.manual_seed(0)
+    named, gradient = ({"a": torch.randn(5, 3), "b": torch.randn(4, 7)} for _ in range(2))
+    whole = {name: nn.Parameter(tensor.clone()) for name, tensor in named.items()}
+    alone = torch.optim.Muon(list(whole.items()), lr=0.1)
+    for name, p in whole.items():
+        p.grad = gradient[name].clone()
+    alone.step()
+    bounds = [0, 11, 20, 43]
+
+    def train(ranks: PretendRanks) -> Tensor:
+        flat, layout = cut(named, bounds, ranks)
+        optimizer = METHODS_BY_NAME["muon"].make([nn.Parameter(torch.zeros(5, 3))], lr=0.1, weight_decay=0.1)
+        optimizer.param_groups[0]["params"] = [flat]  # as ZeRO does
+        optimizer.attach(layout)  # type: ignore[attr-defined]
+        flat.grad = piece_of(list(gradient.values()), bounds, ranks.rank)
+        optimizer.step()
+        return flat.detach()
+
+    assert torch.equal(joined(together(3, train)), torch.cat([p.detach().reshape(-1) for p in whole.values()]))
 
 
 @pytest.mark.parametrize("method", METHODS)

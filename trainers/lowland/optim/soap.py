@@ -100,7 +100,7 @@ class SOAP(Optimizer):
             state["exp_avg"], state["exp_avg_sq"] = torch.zeros_like(gradient), torch.zeros_like(gradient)
             for dim in _rotated(gradient, group["max_precondition_dim"]):
                 state[f"gram_{dim}"] = _gram(gradient, dim).mul_(1 - beta)
-                state[f"basis_{dim}"] = torch.linalg.eigh(state[f"gram_{dim}"]).eigenvectors.flip(1)
+                state[f"basis_{dim}"] = _eigenvectors(gradient, dim)
             return
         state["step"] += 1
         p.add_(_direction(gradient, state, group), alpha=-group["lr"])
@@ -120,6 +120,16 @@ def _rotated(tensor: Tensor, longest: int) -> list[int]:
 def _gram(gradient: Tensor, dim: int) -> Tensor:
     unfolded = gradient.movedim(dim, 0).flatten(1)
     return torch.mm(unfolded, unfolded.T)
+
+
+def _eigenvectors(gradient: Tensor, dim: int) -> Tensor:
+    """Those of the gradient's gram matrix, the largest eigenvalue first.
+
+    As singular vectors: without the square they keep twice the digits, and where the gradient has no full rank, as
+    most have not, rounding does not choose the vectors of the null space.
+    """
+    unfolded = gradient.movedim(dim, 0).flatten(1)
+    return torch.linalg.svd(unfolded, full_matrices=unfolded.shape[0] > unfolded.shape[1])[0]
 
 
 def _turned(tensor: Tensor, bases: dict[int, Tensor]) -> Tensor:
