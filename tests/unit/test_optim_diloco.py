@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from support.processes import run_ranks
 from torch import Tensor, nn
 
-from lowland.optim import DiLoCo, evaluation_weights
+from lowland.optim import EMA, SAM, DiLoCo, Lookbehind, evaluation_weights
 
 
 def run(optimizer: torch.optim.Optimizer, p: nn.Parameter, steps: range) -> list[Tensor]:
@@ -61,6 +61,42 @@ def test_without_momentum_it_is_lookahead(rate: float, every: int) -> None:
         slow = slow + rate * (q.detach() - slow)
         q.data.copy_(slow)
     assert torch.allclose(found[-1], slow, atol=1e-6)
+
+
+def ascending(inside: str, p: nn.Parameter) -> torch.optim.Optimizer:
+    base = torch.optim.SGD([p], lr=0.1, momentum=0.9)
+    return SAM(base, rho=0.2) if inside == "sam" else Lookbehind(base, rho=0.2, k=3, alpha=0.4)
+
+
+def descend(optimizer: torch.optim.Optimizer, p: nn.Parameter, steps: int) -> list[Tensor]:
+    """The weights after each step on a quadratic, where each step takes several gradients."""
+
+    def closure() -> float:
+        optimizer.zero_grad()
+        loss = (p * p * torch.arange(1.0, 4.0)).sum()
+        loss.backward()
+        return float(loss.detach())
+
+    found = []
+    for _ in range(steps):
+        optimizer.step(closure)
+        found.append(p.detach().clone())
+    return found
+
+
+@pytest.mark.parametrize("inside", ["sam", "lookbehind"])
+def test_steps_of_several_passes_count_once_and_when_they_have_ended(inside: str) -> None:
+    p, q, r = (nn.Parameter(torch.ones(3)) for _ in range(3))
+    plain = descend(ascending(inside, q), q, 6)
+    same = DiLoCo(ascending(inside, p), every=2, lr=1.0, momentum=0.0)
+    assert torch.equal(torch.stack(descend(same, p, 6)), torch.stack(plain))
+    outer = EMA(DiLoCo(ascending(inside, r), every=2, lr=0.5, momentum=0.0), 1e9)
+    found = descend(outer, r, 3)
+    assert torch.equal(found[0], plain[0])
+    assert torch.allclose(found[1], 1 + 0.5 * (plain[1] - 1))
+    assert outer.shared_state()["base/steps"] == outer.shared_state()["steps"] == 3
+    anchors = torch.stack([torch.ones(3), found[1], found[1]])
+    assert torch.allclose(outer.evaluation_weights(outer.layout.fragments[0]), anchors.mean(0), atol=1e-6)
 
 
 def test_it_is_evaluated_at_the_last_outer_step() -> None:
