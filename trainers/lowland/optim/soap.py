@@ -129,7 +129,8 @@ def _eigenvectors(gradient: Tensor, dim: int) -> Tensor:
     most have not, rounding does not choose the vectors of the null space.
     """
     unfolded = gradient.movedim(dim, 0).flatten(1)
-    return torch.linalg.svd(unfolded, full_matrices=unfolded.shape[0] > unfolded.shape[1])[0]
+    vectors: Tensor = torch.linalg.svd(unfolded, full_matrices=unfolded.shape[0] > unfolded.shape[1])[0]
+    return vectors
 
 
 def _turned(tensor: Tensor, bases: dict[int, Tensor]) -> Tensor:
