@@ -32,6 +32,9 @@ class DiLoCo(Wrapper):
     mu = 0 is Lookahead with alpha = eta.  Evaluation and export are at theta: what was moved since the last outer
     step is not in it, so train a multiple of H steps.
 
+    A base with momentum goes on moving as before after an outer step.  With few inner steps, less than its momentum
+    remembers (1 / (1 - beta)), it and the outer momentum can drive each other apart: take H of 10 or more, or mu of 0.5.
+
     With several groups the ranks of a group exchange gradients and those of different groups do not: whoever makes the
     gradients sees to that (the engine torch does).  Weights are averaged over all ranks at each outer step.
 

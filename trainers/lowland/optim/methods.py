@@ -124,7 +124,12 @@ _AROUND: tuple[Around, ...] = (
     Around("nowcast", Nowcast, "Knyazev et al., arXiv 2409.04434 (protocol)", {"period": 4, "snapshots": 2}),
     Around("sam", SAM, "Foret et al., arXiv 2010.01412; Kwon et al., arXiv 2102.11600", {"rho": 0.05}),
     Around("lookbehind", Lookbehind, "Mordido et al., arXiv 2307.16704", {"rho": 0.05, "k": 2}),
-    Around("diloco", DiLoCo, "Douillard et al., arXiv 2311.08105; Charles et al., arXiv 2503.09799", {"every": 3}),
+    Around(
+        "diloco",
+        DiLoCo,
+        "Douillard et al., arXiv 2311.08105; Charles et al., arXiv 2503.09799",
+        {"every": 3, "momentum": 0.5},
+    ),
     Around("ema", EMA, "Busbridge et al., arXiv 2307.13813 (rule)", {"half_life": 5.0}),
 )
 AROUND = {around.name: around for around in _AROUND}
