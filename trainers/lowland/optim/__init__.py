@@ -12,7 +12,7 @@ from lowland.optim.mixed import Mixed
 from lowland.optim.nowcast import Nowcast
 from lowland.optim.owners import Owners
 from lowland.optim.passes import Evaluations, MultiPass, frozen_statistics
-from lowland.optim.point import Point, Weights
+from lowland.optim.point import OwnWeights, Point, Weights
 from lowland.optim.ranks import Ranks
 from lowland.optim.rotated import RotatedAdam
 from lowland.optim.sam import SAM
@@ -44,6 +44,7 @@ __all__ = [
     "Mixed",
     "MultiPass",
     "Nowcast",
+    "OwnWeights",
     "Owners",
     "Parameter",
     "Point",

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from lowland.optim import Layout, LayoutOptimizer, layers
+from lowland.optim import Layout, LayoutOptimizer, OwnWeights, Point, layers
 from lowland.trainers.engines.state import create_state, owned_state, reductions
 from lowland.trainers.estimate.allocations import Allocations
 from lowland.trainers.optimizers import build_optimizer, parameter_groups
@@ -24,6 +24,9 @@ class OptimizerMemory:
     """Kept between steps, in fp32: 8 for AdamW."""
     step: float
     """Needed for a moment inside a step besides."""
+    passes: float = 0.0
+    """Held between the passes of a step, where it has several; 4 of it are a copy of the masters, which is only held
+    where the model computes with them."""
 
 
 def optimizer_memory(config: OptimizerConfig, network: nn.Module | None = None) -> OptimizerMemory:
@@ -43,7 +46,7 @@ def optimizer_memory(config: OptimizerConfig, network: nn.Module | None = None) 
     around = {name: getattr(config, name) for name in AroundOptimizer.model_fields}
     parts = [_measured(rule.optimizer.model_copy(update=around)) for rule in config.rules]
     state = sum(part.state * numel for part, numel in zip(parts, numels, strict=True)) / sum(numels)
-    return OptimizerMemory(state, max(part.step for part in parts))
+    return OptimizerMemory(state, max(part.step for part in parts), max(part.passes for part in parts))
 
 
 def _measured(config: SingleOptimizer) -> OptimizerMemory:
@@ -56,10 +59,33 @@ def _measured(config: SingleOptimizer) -> OptimizerMemory:
         optimizer.attach(layout)
     create_state(optimizer, layout)
     numel = module.weight.numel()
-    module.weight.grad = torch.ones_like(module.weight)
-    with reductions(optimizer, layout.gradients()), Allocations() as allocations:
+    gradient, point = torch.ones_like(module.weight), Point(optimizer, OwnWeights(optimizer, layout))
+    again, held = True, 0
+    with Allocations() as allocations:
+        before = _seen([module.weight, gradient, *_state_tensors(optimizer)], allocations)
+        while again:
+            module.weight.grad = gradient
+            again = _pass(optimizer, point, layout)
+            held = max(held, allocations.held - before if again else 0)
+    state, step = _state_bytes(optimizer, numel) / numel, allocations.peak - before - held
+    return OptimizerMemory(state, _whole_elements(step, numel), _whole_elements(held, numel))
+
+
+def _seen(tensors: list[Tensor], allocations: Allocations) -> int:
+    """Bytes of tensors made before, which count as soon as an operation returns a view of them."""
+    for tensor in tensors:
+        tensor.detach()
+    return allocations.held
+
+
+def _pass(optimizer: torch.optim.Optimizer, point: Point, layout: Layout) -> bool:
+    """What an engine does with the gradients of one pass; returns whether another follows."""
+    if not point.steps_now():
+        return point.ascend().finite
+    point.arrive()
+    with reductions(optimizer, layout.gradients()):
         optimizer.step()
-    return OptimizerMemory(_state_bytes(optimizer, numel) / numel, _whole_elements(allocations.peak, numel))
+    return point.go_on(True)
 
 
 def _alone(config: SingleOptimizer) -> SingleOptimizer:
@@ -68,15 +94,21 @@ def _alone(config: SingleOptimizer) -> SingleOptimizer:
         config = config.model_copy(update={"ema": None})
     if config.diloco is not None:
         config = config.model_copy(update={"diloco": config.diloco.model_copy(update={"groups": 1})})
+    if config.sam is not None:
+        config = config.model_copy(update={"sam": config.sam.model_copy(update={"every": 1})})
     return config
 
 
 def _state_bytes(optimizer: torch.optim.Optimizer, numel: int) -> int:
     """Only states of the parameter's size: a step counter is nothing on a large model."""
+    tensors = _state_tensors(optimizer)
+    return sum(tensor.numel() * tensor.element_size() for tensor in tensors if tensor.numel() >= numel)
+
+
+def _state_tensors(optimizer: torch.optim.Optimizer) -> list[Tensor]:
     kept = [state for layer in layers(optimizer) for state in layer.state.values()]
     kept += owned_state(optimizer).values()
-    tensors = [value for state in kept for value in state.values() if isinstance(value, Tensor)]
-    return sum(tensor.numel() * tensor.element_size() for tensor in tensors if tensor.numel() >= numel)
+    return [value for state in kept for value in state.values() if isinstance(value, Tensor)]
 
 
 def _whole_elements(peak: int, numel: int) -> float:

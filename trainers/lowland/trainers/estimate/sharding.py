@@ -64,7 +64,7 @@ class Memory:
     masters: int
     """fp32 copies that the optimizer steps; none if the weights are fp32 and whole."""
     optimizer: int
-    """Optimizer state."""
+    """Optimizer state, and what is held between the passes of a step."""
     gradients: int
     """As they are kept until the step."""
     buffers: int
@@ -107,7 +107,9 @@ def memory(
     stepped = count if stage == 0 else part
     masters = 0 if stage == 0 and plan.weight_bytes == _FP32 else _FP32 * stepped
     weights, gradients, buffers = _weights(plan, count, part), *_gradients(plan, count, part)
-    state = int(optimizer.state * stepped)
+    # Between passes a copy of the masters is held only where the model computes with them.
+    passes = max(0.0, optimizer.passes - (_FP32 if masters else 0))
+    state = int((optimizer.state + passes) * stepped)
     step = _step(plan, groups) + int(optimizer.step * _largest_step(plan, groups))
     host = 0
     if plan.sharding.offload_optimizer:
