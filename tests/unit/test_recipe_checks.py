@@ -89,10 +89,16 @@ CONFLICTS = [
 ]  # fmt: skip
 
 ACCEPTED = [
-    ["optimizer={name: sgd, lr: 1, diloco: {every: 25, groups: 2}}", "scaling.workers=4", "sharding.engine=torch",
-     "batch.global_sequences=8"],
-    ["optimizer={name: mixed, lr: 1, rules: [{match: '*', optimizer: {name: sgd, lr: 1}}]}",
-     "optimizer.rules.0.optimizer.lr=1e-3"],
+    [
+        "optimizer={name: sgd, lr: 1, diloco: {every: 25, groups: 2}}",
+        "scaling.workers=4",
+        "sharding.engine=torch",
+        "batch.global_sequences=8",
+    ],
+    [
+        "optimizer={name: mixed, lr: 1, rules: [{match: '*', optimizer: {name: sgd, lr: 1}}]}",
+        "optimizer.rules.0.optimizer.lr=1e-3",
+    ],
     ["schedule={name: wsd, warmup: 80 steps, cooldown: 20%}"],
     ["schedule={name: cosine, warmup: 12_800 tokens}"],
     ["length=12_800 tokens", "schedule={name: cosine, warmup: 100 steps}"],

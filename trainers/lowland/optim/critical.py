@@ -120,6 +120,7 @@ class _Critical(LayoutOptimizer):
         squares = kernels.squares([gradient for _, gradient in kept])
         # A parameter without a gradient has no part in the step, unlike one whose gradient is zero.
         sums = layout.total([segment for segment, _ in kept], torch.stack([squares, torch.ones_like(squares)], dim=1))
+        self._squared_norm = sums[:, 0].sum()
         if self.priority == "global_norm":
             sums = sums.sum(0, keepdim=True)
         sums[:, 0].sqrt_()
@@ -214,13 +215,14 @@ class _Critical(LayoutOptimizer):
 class CriticalMomenta(_Critical):
     """Adam, RMSprop or SGD that keeps its momenta of the steepest steps and overshoots sharp basins with them.
 
-    Steps are larger than the base's: search the rate from a tenth of Adam's.  An equal ranking by rounding: two
-    priorities closer than rounding (relative 1e-7 in fp32) may rank one way on one number of ranks and the other way
-    on another; then the buffers differ in one slot until it is replaced, and so do the trajectories.  On one machine
-    and cut a run repeats itself to the bit.
+    Steps are larger than the base's: search the rate from a tenth of Adam's.
+
+    The ranking is decided once, from sums that are equal on every rank, so ranks never disagree.  Between runs on
+    different numbers of ranks these sums differ by rounding (1e-7 in fp32).  Two priorities closer than that may rank
+    differently; the buffers then differ in a slot, and the trajectories part by more than rounding.
 
     Memory: 4 (sgd) or 8 bytes per parameter, and `buffer_size` times 4, or 2 in bfloat16; for a moment 12 more.  One
-    short vector goes to the host each step, where the ranking is decided.  No extra passes.
+    short vector goes to the host each step: a norm, or one of each tensor.  No extra passes.
 
     Args:
         params: parameters or groups, as torch.optim takes them.
@@ -259,7 +261,7 @@ class CriticalMomenta(_Critical):
 class CriticalGradients(_Critical):
     """Adam, RMSprop or SGD that steps with the mean of its largest past gradients besides the present one.
 
-    Arguments, memory, errors and what is said of equal rankings: as `CriticalMomenta` has them.  The authors'
+    Arguments, memory, errors and what is said of rankings: as `CriticalMomenta` has them.  The authors'
     default is 10 slots.  With sgd and rmsprop the first of `betas` is torch's momentum, without a factor 1 - beta1.
     """
 
