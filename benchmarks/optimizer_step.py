@@ -1,6 +1,7 @@
 """Milliseconds and GB/s of one step of every optimizer, beside torch's fused AdamW and a copy.
 
     python benchmarks/optimizer_step.py --check --out optimizer_step.json
+    python benchmarks/optimizer_step.py --sweep --methods adatamw           other sizes of blocks as well
     python benchmarks/optimizer_step.py --device cpu --tiny          a dry run
 
 0.95 B parameters in fp32, split as a Llama has them: the list of its tensors (`list`), and one flat tensor with a
@@ -27,6 +28,7 @@ from typing import Any
 
 import torch
 from kernel_check import check
+from kernel_sweep import sweep
 from step_table import BASE, Row, show
 from torch import Tensor, nn
 from torch.optim import Optimizer
@@ -46,18 +48,18 @@ def main() -> None:
     """Measures and prints."""
     options = arguments()
     device = torch.device(options.device)
-    report: dict[str, Any] = {"circumstances": circumstances(device), "rows": [], "check": []}
+    report: dict[str, Any] = {"circumstances": circumstances(device), "rows": [], "check": [], "sweep": []}
     print(report["circumstances"], flush=True)
     begun = time.monotonic()
-    if options.check and device.type == "cuda":
-        with limit(120, "check", report):
-            for name, error, good in check(device):
-                report["check"].append({"what": name, "error": error, "good": good})
-                print(f"check {'pass' if good else 'FAIL'}: {name}: {error:.1e}", flush=True)
-        free(device)
     report["copy_gb_per_second"] = copy_bandwidth(device, options.tiny)
     print(f"copy: {report['copy_gb_per_second']:.0f} GB/s", flush=True)
     shapes = llama(options.tiny)
+    if options.sweep and device.type == "cuda":
+        with limit(120, "sweep", report):
+            for found in sweep(shapes, device):
+                report["sweep"].append(found)
+                print("sweep: " + ", ".join(f"{key} {value:.0f}" for key, value in found.items()), flush=True)
+        free(device)
     names = [BASE, "torch fused SGD", *sorted(METHODS, key=lambda name: SLOW.index(name) if name in SLOW else -1)]
     if options.methods:
         names = [name for name in names if name == BASE or name in options.methods.split(",")]
@@ -75,6 +77,12 @@ def main() -> None:
             print(f"{layout} {name}: {row.error or f'{row.milliseconds:.2f} ms'}", flush=True)
             free(device)
     show(report)
+    if options.check and device.type == "cuda":
+        with limit(120, "check", report):
+            for name, error, good in check(device):
+                report["check"].append({"what": name, "error": error, "good": good})
+                print(f"check {'pass' if good else 'FAIL'}: {name}: {error:.1e}", flush=True)
+        free(device)
     if options.out:
         options.out.write_text(json.dumps(report, indent=2, default=asdict) + "\n", encoding="utf-8")
     sys.exit(0 if all(found["good"] for found in report["check"]) else 1)
@@ -87,7 +95,8 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--steps", type=int, default=30)
     parser.add_argument("--limit", type=int, default=20, help="seconds that one method may take in one layout")
     parser.add_argument("--budget", type=float, default=240, help="seconds after which no method is started")
-    parser.add_argument("--check", action="store_true", help="compare kernels with torch first")
+    parser.add_argument("--check", action="store_true", help="compare kernels with torch, last")
+    parser.add_argument("--sweep", action="store_true", help="try other sizes of blocks and chunks first")
     parser.add_argument("--out", type=Path, help="results as JSON")
     parser.add_argument("--device", choices=["cuda", "cpu"], default="cuda")
     parser.add_argument("--tiny", action="store_true", help="a model of no size, to try the benchmark itself")
@@ -225,8 +234,8 @@ def limit(seconds: int, row: Any, report: Mapping[str, Any]) -> Iterator[None]:
         if isinstance(row, Row):
             row.error = text
         else:
-            report["check"].append({"what": "stopped", "error": text, "good": False})
-            print(f"check FAIL: {text}", flush=True)
+            report["check"].append({"what": row, "error": text, "good": False})
+            print(f"{row} stopped: {text}", flush=True)
     finally:
         signal.alarm(0)
 

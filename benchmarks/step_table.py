@@ -18,7 +18,7 @@ BYTES = {
 }
 """Per parameter: 8 for the weight, 4 for the gradient, 8 for a state; 8 for TAM's sums, which read two tensors."""
 COPY_SHARE = 0.85
-BARS = {"adatamw": COPY_SHARE, "tam": COPY_SHARE, "lion": COPY_SHARE, "torch fused SGD": COPY_SHARE, "sgd": COPY_SHARE}
+BARS = {"adatamw": COPY_SHARE, "tam": COPY_SHARE, "lion": COPY_SHARE}
 ADATAMW_TIME = 1.3
 
 

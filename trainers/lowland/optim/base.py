@@ -234,7 +234,8 @@ class LayoutOptimizer(Optimizer):
 
     def _known(self, tensor: Tensor) -> Fragment:
         """What the layout says of a tensor that is to be stepped."""
-        fragment = self.layout.fragment(tensor)
+        # Not `self.layout`, which looks at every parameter: that would be quadratic.
+        fragment = (self._layout or self._own_layout or self.layout).fragment(tensor)
         if fragment is None:
             raise RuntimeError(_no_layout(self, tensor))
         return fragment

@@ -163,7 +163,7 @@ def _lion(
         at = first + tl.arange(0, BLOCK)
         p, g, m = load(param, at, length, FULL), load(grad, at, length, FULL), load(momentum, at, length, FULL)
         u = beta1 * m + rest1 * g
-        sign = tl.where(u > 0, 1.0, tl.where(u < 0, -1.0, u))
+        sign = tl.where(u > 0, 1.0, tl.where(u < 0, -1.0, 0.0))
         p = (keep * p).to(PARAM).to(tl.float32) - lr * sign
         store(momentum, at, beta2 * m + rest2 * g, length, FULL)
         store(param, at, p, length, FULL)
