@@ -8,7 +8,9 @@ from typing import Any
 
 import pytest
 import torch
+import yaml
 from pydantic import TypeAdapter, ValidationError
+from support.docs import ROOT, blocks
 from torch import Tensor, nn
 from transformers import LlamaConfig, LlamaForCausalLM
 
@@ -445,3 +447,13 @@ def test_the_estimate_counts_what_each_rule_and_what_is_around_keeps() -> None:
     assert optimizer_memory(on_cpu, model).state == 4
     halved = section(name="sgd", lr=1, ema={"half_life": "20 samples", "dtype": "bfloat16"})
     assert optimizer_memory(halved).state == 6
+
+
+def test_what_the_page_shows_is_right() -> None:
+    page = ROOT / "docs" / "mixing.md"
+    shown = [yaml.safe_load(text)["optimizer"] for text in blocks(page, "yaml")]
+    assert [config["name"] for config in shown] == ["mixed", "mixed", "adamw", "adamw", "custom"]
+    module = llama(tied=True)
+    for config in (section(**fields) for fields in shown[:4]):
+        build_optimizer(config, parameter_groups(module, config), step=STEP)
+    section(**shown[4])

@@ -33,7 +33,7 @@ class DiLoCo(Wrapper):
     step is not in it, so train a multiple of H steps.
 
     A base with momentum goes on moving as before after an outer step.  With few inner steps, less than its momentum
-    remembers (1 / (1 - beta)), it and the outer momentum can drive each other apart: take H of 10 or more, or mu of 0.5.
+    remembers (1 / (1 - beta)), it and the outer momentum can drive each other apart: take H >= 10, or mu = 0.5.
 
     With several groups the ranks of a group exchange gradients and those of different groups do not: whoever makes the
     gradients sees to that (the engine torch does).  Weights are averaged over all ranks at each outer step.
