@@ -203,12 +203,24 @@ def _deepspeed(model: nn.Module, config: dict[str, Any], loss_of: Callable[[Tens
     return Loop(forward_backward, engine.step)
 
 
-BUILDERS: dict[str, Callable[[Workload, Variant, torch.device], Loop]] = {"fsdp2": fsdp2, "naive": naive, "hand": hand}
+BUILDERS: dict[str, Callable[[Workload, Variant, torch.device], Loop]] = {
+    "fsdp2": fsdp2,
+    "naive": naive,
+    "hand": hand,
+    "ray": hand,
+}
 
 
-def train(rank: int, workload: Workload, variant: Variant, port: int, result: Path) -> None:
-    """One rank."""
+def start(rank: int, workload: Workload, variant: Variant, port: int, result: Path) -> None:
+    """One rank, in a process of its own."""
     device = join(workload, rank, port)
+    train(rank, workload, variant, device, result)
+    dist.barrier()
+    dist.destroy_process_group()
+
+
+def train(rank: int, workload: Workload, variant: Variant, device: torch.device, result: Path) -> None:
+    """One rank of a process group; rank 0 writes the measurement."""
     rows = read_tokens(Path(workload.folder, "data"))
     loop = BUILDERS[variant.loop](workload, variant, device)
     per_step = variant.micro_batch * workload.workers
@@ -223,8 +235,6 @@ def train(rank: int, workload: Workload, variant: Variant, port: int, result: Pa
         clock.step(step + 1, [before, between, clock.mark()])
     if rank == 0:
         write_json(result, asdict(clock.measurement()))
-    dist.barrier()
-    dist.destroy_process_group()
 
 
 def batch(rows: npt.NDArray[np.uint16], device: torch.device) -> tuple[Tensor, Tensor]:
@@ -261,4 +271,4 @@ def join(workload: Workload, rank: int, port: int) -> torch.device:
 if __name__ == "__main__":
     job = json.loads(Path(sys.argv[1]).read_text(encoding="utf-8"))
     arguments = (Workload(**job["workload"]), Variant(**job["variant"]), free_port(), Path(sys.argv[2]))
-    start_processes(train, arguments, nprocs=arguments[0].workers)
+    start_processes(start, arguments, nprocs=arguments[0].workers)

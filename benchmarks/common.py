@@ -63,8 +63,8 @@ class Variant:
     """One way to train the workload."""
 
     name: str
-    loop: Literal["fsdp2", "naive", "hand", "lowland"]
-    """FSDP2 in plain torch; DeepSpeed as one writes it first; DeepSpeed with lowland's settings; lowland."""
+    loop: Literal["fsdp2", "naive", "hand", "ray", "lowland"]
+    """FSDP2 in plain torch; DeepSpeed as one writes it first, or with lowland's settings; these inside Ray; lowland."""
     micro_batch: int = 8
     stage: int = 2
     recompute: bool = False

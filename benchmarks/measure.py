@@ -57,7 +57,7 @@ def _by_hand(workload: Workload, variant: Variant, name: str, timeout: float, wh
     job, result = (Path(workload.folder, f"{name}.{kind}.json") for kind in ("job", "result"))
     write_json(job, {"workload": asdict(workload), "variant": asdict(variant)})
     threads = {"OMP_NUM_THREADS": str(workload.threads)}
-    command = script("baselines.py", str(job), str(result))
+    command = script("through_ray.py" if variant.loop == "ray" else "baselines.py", str(job), str(result))
     error = run_child(command, _log(workload, name), timeout=timeout, environment=threads, done=result.exists)
     if error is not None:
         raise MeasurementError(error)
