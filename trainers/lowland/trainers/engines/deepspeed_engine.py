@@ -45,7 +45,8 @@ def deepspeed_config(
         "gradient_clipping": 0.0 if sharding.stage == 0 and not bf16 else max_grad_norm or 0.0,
         "bf16": {"enabled": bf16},
         "steps_per_print": 10**12,
-        # Both flags only say "this optimizer is not one of DeepSpeed's": the layout is verified instead.
+        # Both flags only say "this optimizer is not one of DeepSpeed's": what is not exact on pieces of tensors was
+        # refused when it was built, and the layout is verified.
         "zero_allow_untested_optimizer": True,
         "zero_force_ds_cpu_optimizer": False,
     }
