@@ -39,7 +39,7 @@ def main(job: Path, result: Path) -> None:
     resources = {"CPU": workload.threads, **({"GPU": 1} if workload.device == "cuda" else {})}
     cpus = max(os.cpu_count() or 1, workload.workers * workload.threads + 1)
     # Ray's own 15 would compare priorities: lowland's workers and the loop by hand run at 0.
-    os.environ["RAY_worker_niceness"] = "0"
+    os.environ |= {"RAY_worker_niceness": "0"}
     ray.init(address="local", num_cpus=cpus, include_dashboard=False)
     TorchTrainer(
         work,
