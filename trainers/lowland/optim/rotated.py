@@ -25,6 +25,7 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from lowland.optim.base import require
+from lowland.optim.whole import dense_gradient
 
 __all__ = ["Basis", "RandomRotation", "RotatedAdam", "haar"]
 
@@ -105,7 +106,7 @@ class RotatedAdam(Optimizer):
         for group in self.param_groups:
             for p in group["params"]:
                 if p.grad is not None:
-                    self._step_one(p, p.grad.float(), group)
+                    self._step_one(p, dense_gradient(p.grad), group)
         return loss
 
     def measured(self) -> dict[str, list[float]]:

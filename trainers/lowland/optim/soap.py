@@ -22,6 +22,7 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from lowland.optim.base import require
+from lowland.optim.whole import dense_gradient
 
 __all__ = ["SOAP"]
 
@@ -89,7 +90,7 @@ class SOAP(Optimizer):
         for group in self.param_groups:
             for p in group["params"]:
                 if p.grad is not None:
-                    self._step_one(p, p.grad.float(), group)
+                    self._step_one(p, dense_gradient(p.grad), group)
         return loss
 
     def _step_one(self, p: Tensor, gradient: Tensor, group: dict[str, Any]) -> None:

@@ -18,7 +18,7 @@ from lowland.optim.base import LayoutOptimizer
 from lowland.optim.layout import Fragment, Layout, Segment
 from lowland.optim.owners import Owners
 
-__all__ = ["Measured", "Whole"]
+__all__ = ["Measured", "Whole", "dense_gradient"]
 
 Groups = list[dict[str, Any]]
 
@@ -29,6 +29,11 @@ class Measured(Protocol):
 
     def measured(self) -> dict[str, list[float]]:
         """By name, a number for each tensor that has one; the names are the same wherever it is asked."""
+
+
+def dense_gradient(gradient: Tensor) -> Tensor:
+    """A gradient in float32, row by row in memory: matrix products round otherwise for another order."""
+    return (gradient.to_dense() if gradient.is_sparse else gradient).float().contiguous()
 
 
 class Whole(LayoutOptimizer):
