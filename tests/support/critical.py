@@ -3,7 +3,30 @@
 import math
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+
+SHAPES = ((3, 2), (4,), (1,))
+
+
+def parameters(generator: torch.Generator | None = None) -> list[nn.Parameter]:
+    """Of several shapes."""
+    return [nn.Parameter(torch.randn(shape, generator=generator)) for shape in SHAPES]
+
+
+def gradients_of(seed: int, steps: int) -> list[list[Tensor]]:
+    """Of unlike sizes, so that not all enter the buffer, and whole and single tensors rank differently."""
+    generator = torch.Generator().manual_seed(seed)
+    sizes = torch.rand(steps, len(SHAPES), generator=generator) + 0.2
+    return [
+        [s * torch.randn(shape, generator=generator) for s, shape in zip(row, SHAPES, strict=True)] for row in sizes
+    ]
+
+
+def step(optimizer: torch.optim.Optimizer, params: list[nn.Parameter], gradients: list[Tensor | None]) -> None:
+    """One step with these gradients."""
+    for p, gradient in zip(params, gradients, strict=True):
+        p.grad = None if gradient is None else gradient.to(p.dtype).clone()
+    optimizer.step()
 
 
 class Plain:
