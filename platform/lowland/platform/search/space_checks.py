@@ -1,0 +1,169 @@
+"""A search space held against a recipe before the first trial: fields that there are, values that they can have.
+
+Each parameter is tried at the ends of its range, or at each of its values, in the alternative that it belongs to and
+with all others at a typical value; whether values go together is a question for whole trials.
+"""
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from pydantic import ValidationError
+
+from lowland.platform.recipe import Recipe
+from lowland.platform.recipe.document import Document
+from lowland.platform.recipe.mistakes import Mistake, Path, Value, dotted, nearest
+from lowland.platform.recipe.translate import translate
+from lowland.platform.search.changes import SCHEMA, changed, schema_of, split
+from lowland.platform.search.numbers import number
+from lowland.platform.search.space_files import SpaceFile
+from lowland.search_spaces import Branch, Choice, Constraint, Entry, Fixed, FloatRange, IntegerRange
+from lowland.trainers.errors import RecipeError
+from lowland.trainers.recipe import Amount
+
+_STRUCTURE = {"extra_forbidden", "model_type", "model_attributes_type", "union_tag_invalid", "union_tag_not_found"}
+"""Mistakes of a section that are about which fields there are, not about whether their values go together."""
+
+Probe = tuple[str, Any]
+"""Which of a parameter's own fields gives a value, and the value that is searched."""
+
+
+def find_mistakes(file: SpaceFile, recipe: Recipe) -> list[Mistake]:
+    """Fields that the recipe does not have and values that they cannot have, each with its place."""
+    entries = file.space.entries()
+    found = [mistake for entry in entries for mistake in _of_entry(entry, entries, file, recipe)]
+    if not found:
+        found = list(_of_constraints(file, entries, recipe))
+    return list({(m.place, m.path, m.text): m for m in found}.values())
+
+
+def typical_fields(entries: list[Entry], where: Mapping[str, str]) -> dict[str, Any]:
+    """The fields of a trial with typical values, in the given alternatives and else in the first ones."""
+    parameters: dict[str, Any] = {}
+    fields: dict[str, Any] = {}
+    for entry in entries:
+        if entry.active(parameters):
+            parameters[entry.name] = where.get(entry.name, typical(entry))
+            fields |= dict.fromkeys(entry.paths, entry.field_value(parameters[entry.name]))
+    return fields
+
+
+def typical(entry: Entry) -> Any:
+    """The middle of a range on its scale, the first of several."""
+    match entry.parameter:
+        case FloatRange(low=low, high=high, log=log, step=step):
+            middle = (low * high) ** 0.5 if log else low + 0.382 * (high - low)
+            return middle if step is None else low + step * round((middle - low) / step)
+        case IntegerRange(low=low, high=high, log=log, step=step):
+            return round((low * high) ** 0.5) if log else low + step * ((high - low) // step // 2)
+        case Choice(values=values):
+            return values[0]
+        case Branch(alternatives=alternatives):
+            return next(iter(alternatives))
+        case Fixed(value=value):
+            return value
+
+
+def _probes(entry: Entry) -> Iterator[Probe]:
+    match entry.parameter:
+        case FloatRange(low=low, high=high) | IntegerRange(low=low, high=high):
+            yield from (("low", low), ("high", high), ("", typical(entry)))
+        case Choice(values=values):
+            yield from (("values", value) for value in values)
+        case Branch(alternatives=alternatives):
+            yield from (("alternatives", name) for name in alternatives)
+        case Fixed(value=value):
+            yield "", value
+
+
+def _of_entry(entry: Entry, entries: list[Entry], file: SpaceFile, recipe: Recipe) -> Iterator[Mistake]:
+    for own, searched in _probes(entry):
+        where = dict(entry.where)
+        if isinstance(entry.parameter, Branch):
+            where[entry.name] = searched
+        fields = typical_fields(entries, where) | dict.fromkeys(entry.paths, entry.field_value(searched))
+        shown: Path = (entry.name, own) if own in ("low", "high") else (entry.name,)
+        place = file.place((*entry.trail, own) if own else entry.trail)
+        try:
+            data = changed(recipe, fields)
+        except RecipeError as error:
+            # Of a path that leads nowhere; others of the same space tell it of themselves.
+            if any(str(error).startswith(f"{path}: ") for path in entry.paths):
+                yield Mistake(place, (), str(error))
+            continue
+        for path, text in _errors(data, entry):
+            unknown = "unknown field" in text or "has the fields" in text
+            other = f"{dotted(path)}: " if path != split(entry.paths[0]) else ""
+            yield Mistake(
+                file.place(entry.trail) if unknown else place,
+                (entry.name,) if unknown else shown,
+                other + text,
+                None if unknown else Value(searched),
+            )
+
+
+def _errors(data: Any, entry: Entry) -> Iterator[tuple[Path, str]]:
+    """By path, what is wrong about the fields that a parameter drives."""
+    try:
+        Recipe.model_validate(data)
+    except ValidationError as error:
+        driven = list(map(split, entry.paths))
+        mistakes = translate(error, Document(data), SCHEMA)
+        for details, mistake in zip(error.errors(), mistakes, strict=True):
+            exact = any(mistake.path[: len(path)] == path for path in driven)
+            around = any(path[: len(mistake.path)] == mistake.path for path in driven)
+            if exact or (around and details["type"] in _STRUCTURE):
+                yield mistake.path, _with_unit(mistake, data, entry)
+
+
+def _with_unit(mistake: Mistake, data: Any, entry: Entry) -> str:
+    node = schema_of(mistake.path, data)
+    if node is None or not str(SCHEMA.resolve(node).get("allowed", "")).startswith("a number and a unit"):
+        return mistake.text
+    if isinstance(entry.parameter, FloatRange | IntegerRange) and entry.parameter.unit is None:
+        return f"must be {SCHEMA.allowed(node)}: give the parameter `unit`"
+    return mistake.text
+
+
+def _of_constraints(file: SpaceFile, entries: list[Entry], recipe: Recipe) -> Iterator[Mistake]:
+    """Constraints over what is no field or no number, or over amounts in different units."""
+    data = [changed(recipe, typical_fields(entries, where)) for where in _alternatives(entries)]
+    for index, text in enumerate(file.space.constraints):
+        place, constraint = file.place(("constraints", index)), Constraint.parse(text)
+        units = set[str]()
+        for path in constraint.paths:
+            if all(schema_of(split(path), one) is None for one in data):
+                yield Mistake(place, ("constraints", index), f"{path} is no field{_near(path, data[0])}", Value(text))
+            values = [_value(split(path), one) for one in data]
+            if any(value is not None and number(value) is None for value in values):
+                yield Mistake(place, ("constraints", index), f"{path} is no number", Value(text))
+            units |= {str(Amount.parse(v).unit) for v in values if isinstance(v, str) and number(v) is not None}
+        if len(units) > 1:
+            listed = " and ".join(sorted(units))
+            yield Mistake(place, ("constraints", index), f"compares {listed}: give all in one unit", Value(text))
+
+
+def _alternatives(entries: list[Entry]) -> list[dict[str, str]]:
+    """Choices under which every parameter counts at least once."""
+    return [{}, *({**dict(entry.where)} for entry in entries if entry.where)]
+
+
+def _value(path: Path, data: Any) -> Any:
+    try:
+        value: Any = Recipe.model_validate(data).model_dump(mode="json")
+    except ValidationError:
+        value = data
+    for key in path:
+        try:
+            value = value[key]
+        except (KeyError, IndexError, TypeError):
+            return None
+    return value
+
+
+def _near(path: str, data: Any) -> str:
+    *outer, name = split(path)
+    section = schema_of(tuple(outer), data) or {}
+    variants = SCHEMA.variants(section).values() or (section,)
+    fields = dict.fromkeys(field for variant in variants for field in SCHEMA.fields(variant))
+    names = [dotted((*outer, other)) for other in nearest(name, fields)] or SCHEMA.paths(str(name))
+    return f"; nearest: {', '.join(names)}" if names else ""
