@@ -42,6 +42,11 @@ def sgd(method: str) -> dict[str, Any]:
     return {"optimizer": {"name": "sgd", "lr": 0.2, **METHODS[method]}}
 
 
+def bf16(data: Path) -> dict[str, Any]:
+    """The changes that round the model's weights to bf16."""
+    return {"model": {**config(data).model_dump(include={"model"})["model"], "dtype": "bfloat16"}}
+
+
 @pytest.fixture(scope="module")
 def initial(data: Path) -> Weights:
     """The weights before the first step."""
@@ -133,15 +138,27 @@ def test_resumed_bitwise(two: Ranks, method: str, stage: int, data: Path, tmp_pa
         assert all(torch.equal(found[state][name], tensor) for name, tensor in tensors.items()), state
 
 
-@pytest.mark.parametrize("sharding", [*map(zero, range(4)), TORCH], ids=str)
-@pytest.mark.parametrize(("method", "calls"), [("sam", {8}), ("sam", {11}), ("lookbehind", {16})], ids=str)
+SECOND = [("sam", {11}, sharding) for sharding in (*map(zero, range(4)), TORCH)]
+OTHERS = [(method, calls, zero(stage)) for method, calls in (("sam", {8}), ("lookbehind", {16})) for stage in (0, 3)]
+
+
+@pytest.mark.parametrize(("method", "calls", "sharding"), SECOND + OTHERS, ids=str)
 def test_a_pass_that_is_not_finite_skips_the_step(
     two: Ranks, method: str, calls: set[int], sharding: dict[str, Any], data: Path, tmp_path: Path
 ) -> None:
-    """Of the third step, two micro-batches a pass: in the first pass, in the second, or in the middle of three.
+    """Of the third step, two micro-batches a pass: in the first pass, in the second, or in the middle of three."""
+    assert_skipped(two, method, calls, sharding, data, tmp_path)
 
-    The weights that the model has are seen in its evaluations, the masters in its checkpoints.
-    """
+
+@pytest.mark.parametrize("stage", range(4))
+def test_in_bf16_too(two: Ranks, stage: int, data: Path, tmp_path: Path) -> None:
+    assert_skipped(two, "sam", {11}, {**zero(stage), **bf16(data)}, data, tmp_path)
+
+
+def assert_skipped(
+    two: Ranks, method: str, calls: set[int], sharding: dict[str, Any], data: Path, tmp_path: Path
+) -> None:
+    """The weights that the model has are seen in its evaluations, the masters in its checkpoints."""
     changes = {
         **sgd(method),
         **sharding,
@@ -162,8 +179,7 @@ def test_a_pass_that_is_not_finite_skips_the_step(
 
 @pytest.mark.parametrize("stage", range(4))
 def test_bf16_says_what_rounding_leaves_of_the_perturbation(two: Ranks, stage: int, data: Path, tmp_path: Path) -> None:
-    model = {**config(data).model_dump(include={"model"})["model"], "dtype": "bfloat16"}
-    changes = {**sgd("sam"), **zero(stage), "model": model, "length": "3 steps", "evaluation": {"every": None}}
+    changes = {**sgd("sam"), **zero(stage), **bf16(data), "length": "3 steps", "evaluation": {"every": None}}
     one, other = two(outcome, data, tmp_path, {**changes, "log_every": 1})
     ratio, cosine = (one.values[f"optimizer/shift_{name}"][3] for name in ("ratio", "cosine"))
     assert 1 < ratio < 2
