@@ -1,4 +1,4 @@
-"""RAY_AUTH_MODE is never left to each process's own guess."""
+"""RAY_AUTH_MODE is never left to each process's own guess; and what happens when Ray does not start."""
 
 from pathlib import Path
 
@@ -9,7 +9,9 @@ from lowland.platform.cluster import (
     LOCAL_ENVIRONMENT,
     RAY_ENVIRONMENT,
     authentication_mode,
+    connect,
 )
+from lowland.trainers.errors import RunError
 
 
 @pytest.fixture(autouse=True)
@@ -56,3 +58,17 @@ def test_ray_train_knows_every_variable():
     assert ours <= known
     driven_by_driver = {name for name in ours if name in new.ENV_VARS_TO_PROPAGATE}
     assert {"RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "RAY_TRAIN_ENABLE_PRINT_PATCH"} <= driven_by_driver
+
+
+def test_a_ray_that_does_not_start_is_told_in_a_line(monkeypatch):
+    import ray
+
+    def fail(**arguments):
+        raise Exception("The current node timed out during startup.")
+
+    monkeypatch.setattr(ray, "init", fail)
+    with (
+        pytest.raises(RunError, match="Ray did not start on this machine: The current node timed out"),
+        connect("local"),
+    ):
+        pass

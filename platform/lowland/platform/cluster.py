@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import unquote, urlparse
 
-from lowland.trainers.errors import UserError
+from lowland.trainers.errors import RunError, UserError
 
 RAY_ENVIRONMENT: Mapping[str, str] = {
     # Ray Train's controller takes one report per rank and poll, and report() waits for it: with Ray's 2.0 s
@@ -119,6 +119,7 @@ def connect(
 
     Raises:
         UserError: the cluster cannot be reached, does not let us in, or runs other versions.
+        RunError: Ray did not start here.
     """
     target = address or os.environ.get("RAY_ADDRESS") or "local"
     with _environment(_defaults(target, gpus, start_timeout)):
@@ -187,15 +188,22 @@ def _start(cpus: int | None, gpus: int | None) -> None:
     """Workers inherit the environment of this process: a runtime_env would cost each of them a second."""
     import ray
 
-    ray.init(
-        address="local",
-        num_cpus=cpus,
-        num_gpus=gpus,
-        include_dashboard=False,
-        log_to_driver=False,
-        logging_level="ERROR",
-        object_store_memory=_OBJECT_STORE_BYTES,
-    )
+    try:
+        ray.init(
+            address="local",
+            num_cpus=cpus,
+            num_gpus=gpus,
+            include_dashboard=False,
+            log_to_driver=False,
+            logging_level="ERROR",
+            object_store_memory=_OBJECT_STORE_BYTES,
+        )
+    except Exception as error:  # Ray raises no class of its own when its node is not up after 30 s
+        ray.shutdown()
+        raise RunError(
+            f"Ray did not start on this machine: {error}\n"
+            "It may be too busy or short of memory: try again; Ray's own logs are in /tmp/ray/session_latest/logs"
+        ) from error
 
 
 def _join(address: str, gpus: int | None) -> None:
