@@ -1,0 +1,85 @@
+"""A search under virtual time, against recorded or surrogate learning curves; the code that decides is the real one."""
+
+import heapq
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from lowland.platform.search.policies import Policy
+from lowland.platform.search.study import Study
+from lowland.platform.search.trials import Segment
+
+
+class Curves(Protocol):
+    """Learning curves of any parameters."""
+
+    def values(self, parameters: Mapping[str, Any], start: int, end: int) -> list[float]:
+        """The metric, in the study's direction, at start + 1, ..., end."""
+
+    def seconds(self, parameters: Mapping[str, Any], start: int, end: int) -> float:
+        """How long training from start to end takes."""
+
+
+@dataclass(frozen=True)
+class Point:
+    """The state of a search when something was measured."""
+
+    seconds: float
+    """Virtual, since the beginning."""
+    resource: int
+    """Spent by all workers on what was measured so far."""
+    best: float
+    """The lowest value so far; negated if the metric is to rise."""
+
+
+def simulate(
+    study: Study,
+    policy: Policy,
+    curves: Curves,
+    *,
+    workers: int,
+    budget: int,
+    start_seconds: float = 0.0,
+    until: float = -math.inf,
+) -> list[Point]:
+    """Runs a search until its budget of resource is spent.
+
+    Args:
+        study: a new one.
+        policy: how far trials are trained.
+        curves: what training would give.
+        workers: segments at a time.
+        budget: resource after which no segment begins.
+        start_seconds: what the start of each segment costs.
+        until: the search also ends when its best value is this low.
+
+    Returns:
+        The state after each segment, in order of time.
+    """
+    sign = 1.0 if study.direction == "minimize" else -1.0
+    running: list[tuple[float, int, Segment]] = []
+    points: list[Point] = []
+    now, begun, spent, best = 0.0, 0, 0, math.inf
+
+    def begin(segment: Segment) -> None:
+        nonlocal begun
+        took = curves.seconds(study.trial(segment.trial).parameters, segment.start, segment.end)
+        heapq.heappush(running, (now + start_seconds + took, segment.trial, segment))
+        begun += segment.end - segment.start
+
+    while True:
+        while len(running) < workers and begun < budget and best > until:
+            begin(study.next(policy))
+        if not running:
+            return points
+        now, number, segment = heapq.heappop(running)
+        measured = curves.values(study.trial(number).parameters, segment.start, segment.end)
+        for resource, value in enumerate(measured, segment.start + 1):
+            study.report(number, resource, value)
+            best = min(best, math.inf if math.isnan(value) else value * sign)
+        spent += segment.end - segment.start
+        points.append(Point(now, spent, best))
+        following = study.ended(number, policy)
+        if following is not None and begun < budget and best > until:
+            begin(following)

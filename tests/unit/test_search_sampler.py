@@ -1,0 +1,123 @@
+"""The Gaussian process and the sampler that stands on it."""
+
+import math
+
+import numpy as np
+import optuna
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
+from optuna.samplers import RandomSampler
+from optuna.storages import InMemoryStorage
+
+from lowland.platform.search.policies import Promotion
+from lowland.platform.search.samplers import MultiFidelitySampler
+from lowland.platform.search.samplers.encoding import Encoding
+from lowland.platform.search.samplers.gaussian_process import GaussianProcess, _loss
+from lowland.platform.search.simulate import simulate
+from lowland.platform.search.study import Study
+from lowland.platform.search.trials import PAUSED
+
+SPACE = {
+    "rate": FloatDistribution(1e-5, 1e-1, log=True),
+    "share": FloatDistribution(0.0, 1.0),
+    "step": FloatDistribution(0.0, 1.0, step=0.25),
+    "layers": IntDistribution(1, 5),
+    "units": IntDistribution(16, 1024, log=True),
+    "kind": CategoricalDistribution(["a", "b", None]),
+}
+
+
+@pytest.fixture(autouse=True)
+def quiet() -> None:
+    optuna.logging.set_verbosity(optuna.logging.ERROR)
+
+
+@given(st.data())
+@settings(deadline=None)
+def test_any_point_is_a_valid_setting_and_any_setting_a_point(data: st.DataObject):
+    encoding = Encoding(SPACE)
+    point = np.array(data.draw(st.lists(st.floats(0, 1), min_size=8, max_size=8)))
+    setting = encoding.decode(point)
+    assert all(SPACE[name]._contains(SPACE[name].to_internal_repr(value)) for name, value in setting.items())
+    again = encoding.decode(encoding.encode([setting])[0])
+    for name, value in setting.items():
+        assert again[name] == (pytest.approx(value) if isinstance(value, float) else value)
+
+
+def test_the_gradient_of_the_posterior_is_its_slope():
+    generator = np.random.default_rng(0)
+    inputs, targets = generator.random((12, 3)), generator.normal(size=12)
+    differences = (inputs[:, None] - inputs[None]) ** 2
+    theta = generator.normal(size=5) * 0.3
+    _, gradient = _loss(theta, differences, targets)
+    for index in range(5):
+        shift = np.eye(5)[index] * 1e-6
+        slope = (_loss(theta + shift, differences, targets)[0] - _loss(theta - shift, differences, targets)[0]) / 2e-6
+        assert gradient[index] == pytest.approx(slope, rel=1e-4, abs=1e-6)
+
+
+def test_the_process_interpolates_and_knows_what_it_does_not_know():
+    inputs = np.linspace(0, 0.5, 9)[:, None]
+    targets = np.sin(6 * inputs[:, 0])
+    process = GaussianProcess.fit(inputs, targets)
+    mean, deviation = process.predict(np.array([[0.25], [0.28], [1.0]]))
+    assert mean[:2] == pytest.approx(np.sin([1.5, 1.68]), abs=0.02)
+    assert deviation[1] < 0.1 * deviation[2]
+
+
+def test_irrelevant_dimensions_get_long_scales():
+    generator = np.random.default_rng(1)
+    inputs = generator.random((40, 3))
+    process = GaussianProcess.fit(inputs, np.sin(5 * inputs[:, 1]))
+    assert process.theta[3] == min(process.theta[2:])
+
+
+class Valley:
+    """Best at rate 1e-3 and share 0.7; short trainings tell most of it."""
+
+    def values(self, parameters: dict[str, float], start: int, end: int) -> list[float]:
+        floor = (math.log10(parameters["rate"]) + 3) ** 2 + 4 * (parameters["share"] - 0.7) ** 2
+        return [floor + (1 + 0.3 * parameters["share"]) / r for r in range(start + 1, end + 1)]
+
+    def seconds(self, parameters: dict[str, float], start: int, end: int) -> float:
+        return float(end - start)
+
+
+def regret(sampler: optuna.samplers.BaseSampler, workers: int) -> float:
+    space = {name: SPACE[name] for name in ("rate", "share")}
+    study = Study(InMemoryStorage(), "a", space, "minimize", sampler)
+    policy = Promotion(27, first=3)
+    best = simulate(study, policy, Valley(), workers=workers, budget=27 * 6)[-1].best
+    return best - 1.21 / 27
+
+
+@pytest.mark.parametrize("workers", [1, 4])
+def test_it_finds_in_six_trainings_what_chance_does_not(workers: int):
+    space = {name: SPACE[name] for name in ("rate", "share")}
+    ours = np.mean([regret(MultiFidelitySampler(space, 27, seed=seed), workers) for seed in range(3)])
+    chance = np.mean([regret(RandomSampler(seed=seed), workers) for seed in range(3)])
+    assert ours < 0.3 * chance
+
+
+def test_a_trial_under_way_is_not_proposed_again_and_a_paused_one_does_not_count_as_under_way():
+    space = {"share": FloatDistribution(0.0, 1.0)}
+    study = optuna.create_study(sampler=MultiFidelitySampler(space, 9, startup=2, seed=0))
+    for x in (0.1, 0.5, 0.9):
+        trial = study.ask({"share": FloatDistribution(x, x + 1e-9)})
+        trial.report((x - 0.6) ** 2, step=9)
+        trial.set_user_attr(PAUSED, True)
+    proposals = [study.ask(space).params["share"] for _ in range(3)]
+    assert min(abs(a - b) for i, a in enumerate(proposals) for b in proposals[:i]) > 1e-4
+
+
+def test_infinite_values_are_drawn_in():
+    space = {"share": FloatDistribution(0.0, 1.0)}
+    study = optuna.create_study(sampler=MultiFidelitySampler(space, 9, startup=2, seed=0))
+    for _ in range(8):
+        trial = study.ask(space)
+        x = trial.params["share"]
+        trial.report(math.inf if x > 0.5 else (x - 0.3) ** 2, step=9)
+        study.tell(trial, state=optuna.trial.TrialState.PRUNED)
+    assert study.ask(space).params["share"] < 0.6
