@@ -18,8 +18,9 @@ pages = pytest.mark.parametrize("page", DOCS, ids=lambda page: str(page.relative
 
 
 def test_the_index_lists_every_page():
-    linked = set(re.findall(r"\]\((\w+\.md)\)", (ROOT / "docs" / "README.md").read_text()))
-    assert linked == {page.name for page in (ROOT / "docs").glob("*.md")} - {"README.md"}
+    linked = set(re.findall(r"\]\(([\w/-]+\.md)\)", (ROOT / "docs" / "README.md").read_text()))
+    docs = ROOT / "docs"
+    assert linked == {str(page.relative_to(docs)) for page in docs.rglob("*.md")} - {"README.md"}
 
 
 def prose(page):

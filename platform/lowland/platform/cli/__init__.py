@@ -11,7 +11,7 @@ from typing import Annotated
 
 import typer
 
-from lowland.platform.cli import data, estimate, sample, schema, show, train, ui
+from lowland.platform.cli import data, estimate, optcheck, sample, schema, show, train, ui
 from lowland.platform.cli.console import print_error
 from lowland.trainers.errors import LowlandError, UserError
 
@@ -36,6 +36,7 @@ app.add_typer(data.app, name="data", rich_help_panel=_RUNNING)
 app.command("show", rich_help_panel=_LOOKING)(show.command)
 app.command("sample", rich_help_panel=_LOOKING)(sample.command)
 app.command("ui", rich_help_panel=_LOOKING)(ui.command)
+app.command("optcheck", rich_help_panel=_WRITING)(optcheck.command)
 app.command("schema", rich_help_panel=_WRITING)(schema.command)
 
 

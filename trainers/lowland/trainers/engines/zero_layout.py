@@ -256,7 +256,9 @@ def parameters_of(engine: Any) -> list[Parameter]:
     else:
         groups = enumerate(getattr(zero, "fp16_groups", None) or [group["params"] for group in zero.param_groups])
     return [
-        Parameter(names[id(p)], tuple(getattr(p, "ds_shape", p.shape)), group) for group, params in groups for p in params
+        Parameter(names[id(p)], tuple(getattr(p, "ds_shape", p.shape)), group)
+        for group, params in groups
+        for p in params
     ]
 
 

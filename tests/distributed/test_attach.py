@@ -1,0 +1,32 @@
+"""lowland's optimizers in a DeepSpeed loop that is not lowland's."""
+
+import pytest
+from support.own_loops import refusal, refused_optimizer, small_model, trained, unsharded
+from support.processes import Ranks
+
+pytestmark = pytest.mark.processes
+
+
+@pytest.mark.parametrize("accumulation", [1, 2])
+@pytest.mark.parametrize("stage", [1, 2, 3])
+def test_a_loop_of_ones_own_equals_one_process(two: Ranks, stage: int, accumulation: int) -> None:
+    found, expected, start = (
+        two(trained, stage, accumulation, True)[0],
+        unsharded(),
+        dict(small_model().named_parameters()),
+    )
+    for name, weight in expected.items():
+        apart = (found[name] - weight).norm() / (weight - start[name].detach()).norm()
+        assert apart < 1e-5, name
+
+
+@pytest.mark.parametrize("stage", [1, 2, 3])
+def test_without_attach_it_refuses(two: Ranks, stage: int) -> None:
+    for message in two(refusal, stage):
+        assert "has no layout" in message
+        assert "lowland.trainers.engines.attach" in message
+
+
+def test_optimizers_that_cannot_be_attached_are_refused(one: Ranks) -> None:
+    assert "SAM takes several gradients" in one(refused_optimizer, "sam")[0]
+    assert "SGD is not one of lowland's" in one(refused_optimizer, "sgd")[0]
