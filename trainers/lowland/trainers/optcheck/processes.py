@@ -31,10 +31,12 @@ class Processes:
     Args:
         world_size: how many.
         timeout: seconds that a call may take.
+        quiet: whether what they write is dropped; errors come back in any case.
     """
 
-    def __init__(self, world_size: int, timeout: float = SECONDS) -> None:
+    def __init__(self, world_size: int, timeout: float = SECONDS, *, quiet: bool = False) -> None:
         self.world_size = world_size
+        self._quiet = quiet
         self._timeout = timeout
         self._context = mp.get_context("spawn")
         self._processes: list[Any] = []
@@ -92,7 +94,7 @@ class Processes:
         self._tasks = [self._context.Queue() for _ in range(self.world_size)]
         self._processes = [
             self._context.Process(
-                target=_rank, args=(rank, self.world_size, meeting, tasks, self._results), daemon=True
+                target=_rank, args=(rank, self.world_size, meeting, tasks, self._results, self._quiet), daemon=True
             )
             for rank, tasks in enumerate(self._tasks)
         ]
@@ -106,7 +108,11 @@ class Processes:
         return f"no result after {waited} seconds" if waited > self._timeout else None
 
 
-def _rank(rank: int, world_size: int, meeting: Path, tasks: Any, results: Any) -> None:
+def _rank(rank: int, world_size: int, meeting: Path, tasks: Any, results: Any, quiet: bool) -> None:
+    if quiet:
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(nowhere, 1)
+        os.dup2(nowhere, 2)
     os.environ.update(
         RANK=str(rank),
         LOCAL_RANK=str(rank),
