@@ -41,7 +41,8 @@ class ShardingConfig(Section):
 
     def bucket(self, parameters: int) -> int:
         """Elements of a bucket for a model of this size: DeepSpeed allocates whole buckets, twice."""
-        return min(self.bucket_elements, parameters)
+        elements = min(self.bucket_elements, parameters)
+        return elements + elements % 2  # DeepSpeed refuses odd ones
 
     @property
     def zero_stage(self) -> int:
