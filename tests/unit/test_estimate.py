@@ -1,9 +1,12 @@
 """The estimate against models, optimizers and arithmetic that are known otherwise."""
 
+from typing import Any
+
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from pydantic import TypeAdapter
 from torch import Tensor
 from transformers import AutoConfig, AutoModelForCausalLM
 
@@ -23,7 +26,7 @@ from lowland.trainers.estimate.allocations import Allocations
 from lowland.trainers.estimate.sharding import partition
 from lowland.trainers.models import CausalLMLoss
 from lowland.trainers.optimizers import build_optimizer, parameter_groups
-from lowland.trainers.recipe import CausalLMConfig, ShardingConfig
+from lowland.trainers.recipe import CausalLMConfig, OptimizerConfig, ShardingConfig
 
 SMALL = {
     "model_type": "llama",
@@ -99,6 +102,21 @@ def test_optimizer_state_is_that_of_the_real_one(optimizer):
     states = [v for s in real.state_dict()["state"].values() for v in s.values() if isinstance(v, Tensor)]
     kept = sum(v.numel() * v.element_size() for v in states if v.dim())
     assert optimizer_memory(config).state * (70 * 100 + 70) == kept
+
+
+@pytest.mark.parametrize(
+    ("fields", "state", "step"),
+    [
+        # Its first step moves nothing; from the second on a mean over the buffer, the sum with it and a root are needed.
+        ({}, 28, 12),
+        ({"buffer_dtype": "bfloat16"}, 18, 12),
+        ({"buffer_device": "cpu"}, 8, 4),
+    ],
+    ids=str,
+)
+def test_critical_momenta_is_measured_where_it_works(fields: dict[str, Any], state: float, step: float) -> None:
+    config = TypeAdapter(OptimizerConfig).validate_python({"name": "critical_momenta", "lr": 1e-3, **fields})
+    assert (optimizer_memory(config).state, optimizer_memory(config).step) == (state, step)
 
 
 def measured_on_cpu(checkpointing: bool) -> int:

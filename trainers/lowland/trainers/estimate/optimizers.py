@@ -1,6 +1,8 @@
 """What an optimizer keeps and needs per parameter, measured on a small one."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor, nn
@@ -12,6 +14,7 @@ from lowland.trainers.optimizers import build_optimizer, parameter_groups
 from lowland.trainers.recipe import OptimizerConfig, StepSize
 from lowland.trainers.recipe.optimizers import MixedConfig, SingleOptimizer
 from lowland.trainers.recipe.optimizers.around import AroundOptimizer
+from lowland.trainers.recipe.optimizers.critical import CriticalGradientsConfig, CriticalMomentaConfig
 
 _PROBE = (64, 64)
 
@@ -59,14 +62,13 @@ def _measured(config: SingleOptimizer) -> OptimizerMemory:
         optimizer.attach(layout)
     create_state(optimizer, layout)
     numel = module.weight.numel()
-    gradient, point = torch.ones_like(module.weight), Point(optimizer, OwnWeights(optimizer, layout))
-    again, held = True, 0
+    gradient, between = torch.ones_like(module.weight), [0]
+    take = partial(_take_step, optimizer, layout, gradient)
+    take(lambda: None)  # the first step of some moves nothing
     with Allocations() as allocations:
         before = _seen([module.weight, gradient, *_state_tensors(optimizer)], allocations)
-        while again:
-            module.weight.grad = gradient
-            again = _pass(optimizer, point, layout)
-            held = max(held, allocations.held - before if again else 0)
+        take(lambda: between.append(allocations.held - before))
+    held = max(between)
     state, step = _state_bytes(optimizer, numel) / numel, allocations.peak - before - held
     return OptimizerMemory(state, _whole_elements(step, numel), _whole_elements(held, numel))
 
@@ -76,6 +78,19 @@ def _seen(tensors: list[Tensor], allocations: Allocations) -> int:
     for tensor in tensors:
         tensor.detach()
     return allocations.held
+
+
+def _take_step(
+    optimizer: torch.optim.Optimizer, layout: Layout, gradient: Tensor, between_passes: Callable[[], None]
+) -> None:
+    """All passes of a step, each with the same gradient."""
+    point = Point(optimizer, OwnWeights(optimizer, layout))
+    while True:
+        for fragment in layout.fragments:
+            fragment.tensor.grad = gradient
+        if not _pass(optimizer, point, layout):
+            return
+        between_passes()
 
 
 def _pass(optimizer: torch.optim.Optimizer, point: Point, layout: Layout) -> bool:
@@ -92,6 +107,8 @@ def _alone(config: SingleOptimizer) -> SingleOptimizer:
     """What it keeps on the device, without other processes."""
     if config.ema is not None and config.ema.cpu:
         config = config.model_copy(update={"ema": None})
+    if isinstance(config, CriticalMomentaConfig | CriticalGradientsConfig) and config.buffer_device == "cpu":
+        config = config.model_copy(update={"kappa": 0.0})
     if config.diloco is not None:
         config = config.model_copy(update={"diloco": config.diloco.model_copy(update={"groups": 1})})
     if config.sam is not None:
