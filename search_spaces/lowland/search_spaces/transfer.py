@@ -8,8 +8,8 @@ With ratios r = there / here, a rate eta that is good here suggests eta * r^e th
     tokens (of the training)       -0.32                   -0.32             1/4
 
 Width: muP (Yang et al., arXiv 2203.03466): hidden matrices under Adam want 1/width, under SGD a constant.  It holds
-with muP's initialisation and multipliers; at the usual ones fits over model sizes fall less, as N^(-1/3) (Porian et al.,
-arXiv 2406.19146), which is width^(-2/3) at constant depth.
+with muP's initialisation and multipliers; at the usual ones fits over model sizes fall less, as N^(-1/3) (Porian et
+al., arXiv 2406.19146), which is width^(-2/3) at constant depth.
 Batch: square root for Adam (Malladi et al., arXiv 2205.10287), linear for SGD (Goyal et al., arXiv 1706.02677); both
 end at the critical batch size (McCandlish et al., arXiv 1812.06162), beyond which the rate no longer grows.
 Tokens: D^(-0.32) at a constant batch (Bjorck et al., arXiv 2409.19913).  Unsettled: the bound of convex theory falls as

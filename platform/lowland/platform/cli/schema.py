@@ -7,10 +7,11 @@ import typer
 
 def command(
     markdown: Annotated[
-        bool, typer.Option("--markdown", help="Print the recipe reference instead of the JSON schema.")
+        bool, typer.Option("--markdown", help="Print the reference, for reading, instead of the JSON schema.")
     ] = False,
+    spaces: Annotated[bool, typer.Option("--spaces", help="Of search spaces instead of recipes.")] = False,
 ) -> None:
-    """Print the JSON schema of recipes, with the meaning and unit of every field.
+    """Print the JSON schema of recipes or of search spaces, with the meaning and unit of every field.
 
     An editor that speaks YAML completes and checks recipes with it: write it to a file and begin the recipe with
     [cyan]# yaml-language-server: $schema=recipe.schema.json[/cyan]
@@ -20,7 +21,11 @@ def command(
     lowland schema > recipe.schema.json
 
     lowland schema --markdown
-    """
-    from lowland.platform.recipe import reference
 
+    lowland schema --spaces > space.schema.json
+    """
+    from lowland.platform.recipe import reference as recipes
+    from lowland.platform.search import reference as search_spaces
+
+    reference = search_spaces if spaces else recipes
     typer.echo(reference.markdown() if markdown else reference.json_schema(), nl=False)

@@ -22,7 +22,7 @@ def markdown() -> str:
     fields = {name: schema.child(schema.root, name) or {} for name in schema.fields(schema.root)}
     sections = {name: node for name, node in fields.items() if schema.variants(node) or schema.fields(node)}
     top = [name for name in fields if name not in sections]
-    lines = [introduction, "## The top of a recipe", "", *_table(schema, schema.root, top)]
+    lines = [introduction, "## The top of a recipe", "", *table(schema, schema.root, top)]
     for name, node in sections.items():
         lines += ["", f"## `{name}`", "", *_section(schema, name, node)]
     return "\n".join(lines) + "\n"
@@ -31,7 +31,7 @@ def markdown() -> str:
 def _section(schema: RecipeSchema, name: str, node: Node) -> Iterator[str]:
     variants = schema.variants(node)
     if not variants:
-        yield from (_description(schema, node), "", *_table(schema, node, schema.fields(node)))
+        yield from (_description(schema, node), "", *table(schema, node, schema.fields(node)))
         return
     discriminator = schema.discriminator(node)
     tags = ", ".join(f"`{tag}`" for tag in variants)
@@ -41,10 +41,11 @@ def _section(schema: RecipeSchema, name: str, node: Node) -> Iterator[str]:
     for tag, section in variants.items():
         fields = [field for field in schema.fields(section) if field != discriminator]
         yield from ("", f"### `{name}.{discriminator}: {tag}`", "", _description(schema, section), "")
-        yield from _table(schema, section, fields)
+        yield from table(schema, section, fields)
 
 
-def _table(schema: RecipeSchema, section: Node, names: list[str]) -> Iterator[str]:
+def table(schema: RecipeSchema, section: Node, names: list[str]) -> Iterator[str]:
+    """The fields of a section, a row each."""
     required = schema.resolve(section).get("required", ())
     yield from ("| Field | May be | Default | Meaning |", "|---|---|---|---|")
     for name in names:

@@ -79,7 +79,8 @@ class RecipeSchema:
         if isinstance(key, int):
             found = items[key] if key < len(items) else node.get("items")
         else:
-            found = node.get("properties", {}).get(key, node.get("additionalProperties"))
+            others = [*node.get("patternProperties", {}).values(), node.get("additionalProperties")]
+            found = node.get("properties", {}).get(key, others[0])
         return found if isinstance(found, Mapping) else None
 
     def without_tags(self, location: Path) -> tuple[Path, Node]:

@@ -11,7 +11,7 @@ from lowland.search_spaces import Branch, Choice, Fixed, FloatRange, IntegerRang
 _AROUND = ("lookbehind", "ema")
 """What is around the recipe's optimizer and has a space of its own without alternatives."""
 _REACH = 3.0
-"""How far a range on a log scale extends beyond a recipe's value that lies outside it."""
+"""How far a range of learning rates extends beyond a recipe's that lies outside it."""
 
 
 def auto(recipe: Recipe) -> Space:
@@ -60,7 +60,7 @@ def _around(key: str, parameter: Parameter, data: Any) -> Parameter:
     if not isinstance(parameter, FloatRange | IntegerRange):
         return parameter
     centre = _centre(key, parameter, value)
-    return parameter if centre is None else _holding(parameter, centre)
+    return parameter if centre is None else _holding(key, parameter, centre)
 
 
 def _centre(key: str, parameter: FloatRange | IntegerRange, value: Any) -> float | None:
@@ -68,24 +68,22 @@ def _centre(key: str, parameter: FloatRange | IntegerRange, value: Any) -> float
     if field is None or (isinstance(value, str) and not value.endswith(parameter.unit or " ")):
         return None
     centre = Key.parse(key).searched_value(field)
-    return None if centre is None or (parameter.log and centre <= 0) else centre
+    if centre is None or (parameter.log and centre <= 0):
+        return None
+    return round(centre) if isinstance(parameter, IntegerRange) else centre
 
 
-def _holding(parameter: FloatRange | IntegerRange, centre: float) -> FloatRange | IntegerRange:
-    low, high = parameter.low, parameter.high
-    whole = isinstance(parameter, IntegerRange)
-    reach = _REACH if parameter.log and not whole else 1.0
-    if centre < low:
-        low = centre / reach
-    if centre > high:
-        high = min(centre * reach, 1.0) if parameter.log and high < 1 else centre * reach
-    data = parameter.model_dump() | {"prior": Prior(centre=round(centre) if whole else centre)}
-    if (low, high) != (parameter.low, parameter.high):
-        ends = (
-            {"low": round(low), "high": round(high), "step": 1} if whole else {"low": low, "high": high, "step": None}
-        )
-        data |= ends
-    return type(parameter).model_validate(data)
+def _holding(key: str, parameter: FloatRange | IntegerRange, centre: float) -> FloatRange | IntegerRange:
+    """The parameter with that prior, its range extended if need be; then any step within it may be tried."""
+    reach = _REACH if key.endswith(".lr") else 1.0
+    changes = dict[str, Any](prior=Prior(centre=centre))
+    if centre < parameter.low:
+        changes["low"] = centre / reach
+    if centre > parameter.high:
+        changes["high"] = centre * reach
+    if len(changes) > 1:
+        changes["step"] = None if isinstance(parameter, FloatRange) else 1
+    return type(parameter).model_validate(parameter.model_dump() | changes)
 
 
 def _batch(recipe: Recipe) -> dict[str, Parameter]:

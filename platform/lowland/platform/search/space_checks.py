@@ -4,6 +4,7 @@ Each parameter is tried at the ends of its range, or at each of its values, in t
 with all others at a typical value; whether values go together is a question for whole trials.
 """
 
+import re
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -16,7 +17,7 @@ from lowland.platform.recipe.translate import translate
 from lowland.platform.search.changes import SCHEMA, changed, schema_of, split
 from lowland.platform.search.numbers import number
 from lowland.platform.search.space_files import SpaceFile
-from lowland.search_spaces import Branch, Choice, Constraint, Entry, Fixed, FloatRange, IntegerRange
+from lowland.search_spaces import Branch, Choice, Constraint, Entry, Fixed, FloatRange, IntegerRange, Key
 from lowland.trainers.errors import RecipeError
 from lowland.trainers.recipe import Amount
 
@@ -24,16 +25,17 @@ _STRUCTURE = {"extra_forbidden", "model_type", "model_attributes_type", "union_t
 """Mistakes of a section that are about which fields there are, not about whether their values go together."""
 
 Probe = tuple[str, Any]
-"""Which of a parameter's own fields gives a value, and the value that is searched."""
+"""Which of a parameter's own fields gives a value, or `between` its ends; and the value that is searched."""
 
 
 def find_mistakes(file: SpaceFile, recipe: Recipe) -> list[Mistake]:
     """Fields that the recipe does not have and values that they cannot have, each with its place."""
-    entries = file.space.entries()
-    found = [mistake for entry in entries for mistake in _of_entry(entry, entries, file, recipe)]
-    if not found:
-        found = list(_of_constraints(file, entries, recipe))
-    return list({(m.place, m.path, m.text): m for m in found}.values())
+    entries, found = _leading_somewhere(file, recipe)
+    found += [mistake for entry in entries for mistake in _of_entry(entry, entries, file, recipe)]
+    found += _of_constraints(file, entries, recipe)
+    order = {place: index for index, place in enumerate(dict.fromkeys(file.places.values()))}
+    once = {(m.place, m.path, m.text): m for m in found}.values()
+    return sorted(once, key=lambda mistake: order.get(mistake.place, -1))
 
 
 def typical_fields(entries: list[Entry], where: Mapping[str, str]) -> dict[str, Any]:
@@ -66,39 +68,44 @@ def typical(entry: Entry) -> Any:
 def _probes(entry: Entry) -> Iterator[Probe]:
     match entry.parameter:
         case FloatRange(low=low, high=high) | IntegerRange(low=low, high=high):
-            yield from (("low", low), ("high", high), ("", typical(entry)))
+            yield from (("low", low), ("high", high), ("between", typical(entry)))
         case Choice(values=values):
             yield from (("values", value) for value in values)
         case Branch(alternatives=alternatives):
             yield from (("alternatives", name) for name in alternatives)
         case Fixed(value=value):
-            yield "", value
+            yield "value", value
+
+
+def _leading_somewhere(file: SpaceFile, recipe: Recipe) -> tuple[list[Entry], list[Mistake]]:
+    """The parameters whose paths do not lead into values or beyond the end of lists, and mistakes for the others."""
+    good, found = list[Entry](), list[Mistake]()
+    for entry in file.space.entries():
+        try:
+            changed(recipe, typical_fields([*good, entry], dict(entry.where)))
+        except RecipeError as error:
+            found.append(Mistake(file.place(entry.trail), (), str(error)))
+        else:
+            good.append(entry)
+    return good, found
 
 
 def _of_entry(entry: Entry, entries: list[Entry], file: SpaceFile, recipe: Recipe) -> Iterator[Mistake]:
+    """The mistakes of the first value that has any; a range that is wrong at one end may be so at the other too."""
+    ends_are_right = True
     for own, searched in _probes(entry):
-        where = dict(entry.where)
-        if isinstance(entry.parameter, Branch):
-            where[entry.name] = searched
-        fields = typical_fields(entries, where) | dict.fromkeys(entry.paths, entry.field_value(searched))
-        shown: Path = (entry.name, own) if own in ("low", "high") else (entry.name,)
-        place = file.place((*entry.trail, own) if own else entry.trail)
-        try:
-            data = changed(recipe, fields)
-        except RecipeError as error:
-            # Of a path that leads nowhere; others of the same space tell it of themselves.
-            if any(str(error).startswith(f"{path}: ") for path in entry.paths):
-                yield Mistake(place, (), str(error))
-            continue
+        if own == "between" and not ends_are_right:
+            return
+        where = dict(entry.where) | ({entry.name: searched} if isinstance(entry.parameter, Branch) else {})
+        data = changed(recipe, typical_fields(entries, where) | dict.fromkeys(entry.paths, entry.field_value(searched)))
         for path, text in _errors(data, entry):
-            unknown = "unknown field" in text or "has the fields" in text
-            other = f"{dotted(path)}: " if path != split(entry.paths[0]) else ""
-            yield Mistake(
-                file.place(entry.trail) if unknown else place,
-                (entry.name,) if unknown else shown,
-                other + text,
-                None if unknown else Value(searched),
-            )
+            if missing := _about_the_field(path, text, data, entry):
+                yield Mistake(file.place(entry.trail), (entry.name,), missing)
+                return
+            ends_are_right = False
+            end = (own,) if own in ("low", "high") else ()
+            place = file.place((*entry.trail, own))
+            yield Mistake(place, (entry.name, *end), _becomes(entry, searched) + text, Value(searched))
 
 
 def _errors(data: Any, entry: Entry) -> Iterator[tuple[Path, str]]:
@@ -112,16 +119,45 @@ def _errors(data: Any, entry: Entry) -> Iterator[tuple[Path, str]]:
             exact = any(mistake.path[: len(path)] == path for path in driven)
             around = any(path[: len(mistake.path)] == mistake.path for path in driven)
             if exact or (around and details["type"] in _STRUCTURE):
-                yield mistake.path, _with_unit(mistake, data, entry)
+                yield mistake.path, mistake.text
 
 
-def _with_unit(mistake: Mistake, data: Any, entry: Entry) -> str:
-    node = schema_of(mistake.path, data)
-    if node is None or not str(SCHEMA.resolve(node).get("allowed", "")).startswith("a number and a unit"):
-        return mistake.text
-    if isinstance(entry.parameter, FloatRange | IntegerRange) and entry.parameter.unit is None:
-        return f"must be {SCHEMA.allowed(node)}: give the parameter `unit`"
-    return mistake.text
+def _about_the_field(path: Path, text: str, data: Any, entry: Entry) -> str | None:
+    """What is wrong whatever the value: there is no such field, or it is an amount and wants a unit."""
+    if text.startswith("unknown field"):
+        name = f"{dotted(path)}: " if path != split(entry.paths[0]) else ""
+        unknown = text.split(";")[0]
+        if kinds := _kinds_with(path, data):
+            return f"{name}{unknown}; {', '.join(kinds)} {'has' if len(kinds) == 1 else 'have'} it"
+        return f"{name}{text}" if re.search("nearest|there is", text) else f"{name}{unknown}{_anywhere(path)}"
+    node = SCHEMA.resolve(schema_of(path, data) or {})
+    amount = str(node.get("allowed", "")).startswith("a number and a unit")
+    if amount and isinstance(entry.parameter, FloatRange | IntegerRange) and entry.parameter.unit is None:
+        return f"must be {node['allowed']}: give the parameter `unit`"
+    return None
+
+
+def _kinds_with(path: Path, data: Any) -> list[str]:
+    """The kinds of the section that have the field which this kind does not have."""
+    variants = SCHEMA.variants(schema_of(path[:-1], data) or {})
+    return [tag for tag, section in variants.items() if path[-1] in SCHEMA.fields(section)]
+
+
+def _anywhere(path: Path) -> str:
+    """Fields of about that name in any section."""
+    sections = (SCHEMA.root, *SCHEMA.root["$defs"].values())
+    names = dict.fromkeys(field for section in sections for field in section.get("properties", {}))
+    close = [found for name in nearest(path[-1], names) for found in SCHEMA.paths(name)]
+    if close:
+        return f"; nearest: {', '.join(sorted(close, key=len)[:3])}"
+    return f"; the fields are {', '.join(SCHEMA.fields(SCHEMA.root))}"
+
+
+def _becomes(entry: Entry, searched: Any) -> str:
+    """What the field becomes, where that is not what is searched."""
+    if isinstance(entry.parameter, Fixed | Branch) or not Key.parse(entry.key).scale:
+        return ""
+    return f"{entry.paths[0]} would be {entry.field_value(searched):g}: "
 
 
 def _of_constraints(file: SpaceFile, entries: list[Entry], recipe: Recipe) -> Iterator[Mistake]:

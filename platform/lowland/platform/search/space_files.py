@@ -11,7 +11,7 @@ from lowland.platform.recipe.document import Document, parse, read_document
 from lowland.platform.recipe.mistakes import Mistake, Path, Value, nearest, recipe_error
 from lowland.platform.recipe.schema import RecipeSchema
 from lowland.platform.recipe.translate import translate
-from lowland.search_spaces import NAMES, Branch, Parameter, Space, shipped
+from lowland.search_spaces import NAMES, Branch, Entry, Fixed, Parameter, Space, shipped
 from lowland.trainers.errors import RecipeError
 
 SCHEMA = RecipeSchema(Space)
@@ -79,16 +79,17 @@ def merge(files: Sequence[SpaceFile]) -> SpaceFile:
         raise recipe_error(mistakes)
     constraints = [text for file in files for text in file.space.constraints]
     places |= {("constraints", i): place for i, place in enumerate(_constraint_places(files))}
-    space = Space(
-        description="; ".join(file.space.description for file in files),
-        parameters=parameters,
-        constraints=tuple(constraints),
-    )
-    return SpaceFile(space, " and ".join(file.source for file in files), places)
+    source = " and ".join(file.source for file in files)
+    description = "; ".join(file.space.description for file in files)
+    try:
+        space = Space(description=description, parameters=parameters, constraints=tuple(constraints))
+    except ValidationError as error:
+        raise RecipeError(f"{source}: {error.errors()[0]['msg'].removeprefix('Value error, ')}") from None
+    return SpaceFile(space, source, places)
 
 
 def _driven_before(parameters: Mapping[str, Parameter], places: Mapping[Path, str], file: SpaceFile) -> list[Mistake]:
-    """The fields of a file that the parameters drive already."""
+    """The fields of a file that the parameters drive already, but for those that both fix at the same value."""
     if not parameters:
         return []
     before = Space.model_construct(description="", parameters=dict(parameters), constraints=())
@@ -98,12 +99,16 @@ def _driven_before(parameters: Mapping[str, Parameter], places: Mapping[Path, st
     for entry in file.space.entries():
         place = file.place(entry.trail)
         for path in entry.paths:
-            if path in driven:
+            if path in driven and not _same_value(entry, driven[path]):
                 other = SpaceFile(before, "another space", places).place(driven[path].trail)
                 found.append(Mistake(place, (path,), f"driven by {other} too; keep one, in a space file of your own"))
         if entry.key in names and not entry.where and not entry.paths:
             found.append(Mistake(place, (entry.key,), "another space has a branch of this name; rename it"))
     return found
+
+
+def _same_value(one: Entry, other: Entry) -> bool:
+    return isinstance(one.parameter, Fixed) and one.parameter == other.parameter and one.where == other.where == ()
 
 
 def _constraint_places(files: Sequence[SpaceFile]) -> list[str]:
