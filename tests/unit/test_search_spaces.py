@@ -307,12 +307,21 @@ def test_spaces_are_put_together(recipe):
     assert bound.space.constraints == ("schedule.warmup + schedule.cooldown <= 65",)
     with pytest.raises(RecipeError) as caught:
         open_space(["adamw", "causal-lm"], recipe)
-    first = "causal-lm.yaml:5: optimizer.lr: driven by adamw.yaml:6 too; keep one, in a space file of your own"
+    first = "causal-lm.yaml:7: optimizer.lr: driven by adamw.yaml:6 too; keep one, in a space file of your own"
     assert str(caught.value).splitlines()[0] == first
     with pytest.raises(RecipeError, match=r"most often: .*sam and lookbehind exclude each other"):
         open_space(["sam", "lookbehind"], recipe)
     with pytest.raises(RecipeError, match=r"--space adamW: no such space and no such file; nearest: adamw"):
         open_space(["adamW"], recipe)
+
+
+def test_a_space_says_which_recipes_it_is_made_for(tmp_path):
+    recipe = load_recipe(write_recipe(tmp_path, BASE.replace("adamw", "sgd")))
+    with pytest.raises(RecipeError) as caught:
+        open_space(["causal-lm"], recipe)
+    assert str(caught.value).startswith("causal-lm.yaml:3: optimizer.name = sgd: the space is made for adamw, ")
+    with pytest.raises(RecipeError, match=r"optimizer\.name = sgd: the space is made for adamw, "):
+        open_space(["causal-lm", "ema"], recipe)
 
 
 def test_the_same_fixed_value_in_two_spaces_is_no_mistake(recipe):

@@ -8,9 +8,9 @@ from typing import Annotated, Any, Self
 from pydantic import AfterValidator, Field, field_validator, model_validator
 
 from lowland.search_spaces.constraints import Constraint
-from lowland.search_spaces.keys import Key, KeyText
+from lowland.search_spaces.keys import Key, KeyText, Path
 from lowland.search_spaces.parameters import Branch, Choice, Fixed, FloatRange, IntegerRange, Parameter, plain_values
-from lowland.search_spaces.part import Part
+from lowland.search_spaces.part import Part, Value
 
 
 def _condition(text: str) -> str:
@@ -23,6 +23,8 @@ class Space(Part):
 
     description: str
     """What is searched, and for which recipes."""
+    recipes: dict[Path, Annotated[tuple[Value, ...], Field(min_length=1)]] = Field(default={})
+    """Recipe fields and the values of which one must be there: the ranges suit no other recipes."""
     parameters: Annotated[dict[KeyText, Parameter], Field(min_length=1)]
     """By the dotted path of the recipe field each drives."""
     constraints: tuple[Annotated[str, AfterValidator(_condition)], ...] = ()

@@ -12,7 +12,7 @@ from pydantic import ValidationError
 
 from lowland.platform.recipe import Recipe
 from lowland.platform.recipe.document import Document
-from lowland.platform.recipe.mistakes import Mistake, Path, Value, dotted, nearest
+from lowland.platform.recipe.mistakes import Mistake, Path, Value, dotted, flow, nearest
 from lowland.platform.recipe.translate import translate
 from lowland.platform.search.changes import SCHEMA, changed, schema_of, split
 from lowland.platform.search.numbers import number
@@ -32,7 +32,7 @@ def find_mistakes(file: SpaceFile, recipe: Recipe) -> list[Mistake]:
     """Fields that the recipe does not have and values that they cannot have, each with its place."""
     entries, found = _leading_somewhere(file, recipe)
     found += [mistake for entry in entries for mistake in _of_entry(entry, entries, file, recipe)]
-    found += _of_constraints(file, entries, recipe)
+    found += [*_of_constraints(file, entries, recipe), *_of_recipe(file, entries, recipe)]
     order = {place: index for index, place in enumerate(dict.fromkeys(file.places.values()))}
     once = {(m.place, m.path, m.text): m for m in found}.values()
     return sorted(once, key=lambda mistake: order.get(mistake.place, -1))
@@ -176,6 +176,16 @@ def _of_constraints(file: SpaceFile, entries: list[Entry], recipe: Recipe) -> It
         if len(units) > 1:
             listed = " and ".join(sorted(units))
             yield Mistake(place, ("constraints", index), f"compares {listed}: give all in one unit", Value(text))
+
+
+def _of_recipe(file: SpaceFile, entries: list[Entry], recipe: Recipe) -> Iterator[Mistake]:
+    """A recipe that the space is not made for, with what the space fixes."""
+    data = changed(recipe, typical_fields(entries, {}))
+    for path, values in file.space.recipes.items():
+        value = _value(split(path), data)
+        if value not in values:
+            text = f"the space is made for {', '.join(map(flow, values))}; `auto` makes one for any recipe"
+            yield Mistake(file.place(("recipes", path)), split(path), text, Value(value))
 
 
 def _alternatives(entries: list[Entry]) -> list[dict[str, str]]:

@@ -81,8 +81,11 @@ def merge(files: Sequence[SpaceFile]) -> SpaceFile:
     places |= {("constraints", i): place for i, place in enumerate(_constraint_places(files))}
     source = " and ".join(file.source for file in files)
     description = "; ".join(file.space.description for file in files)
+    places |= {path: place for file in files for path, place in file.places.items() if path[:1] == ("recipes",)}
     try:
-        space = Space(description=description, parameters=parameters, constraints=tuple(constraints))
+        space = Space(
+            description=description, recipes=_recipes(files), parameters=parameters, constraints=tuple(constraints)
+        )
     except ValidationError as error:
         raise RecipeError(f"{source}: {error.errors()[0]['msg'].removeprefix('Value error, ')}") from None
     return SpaceFile(space, source, places)
@@ -109,6 +112,15 @@ def _driven_before(parameters: Mapping[str, Parameter], places: Mapping[Path, st
 
 def _same_value(one: Entry, other: Entry) -> bool:
     return isinstance(one.parameter, Fixed) and one.parameter == other.parameter and one.where == other.where == ()
+
+
+def _recipes(files: Sequence[SpaceFile]) -> dict[str, tuple[Any, ...]]:
+    """The recipes that all spaces are made for."""
+    merged = dict[str, tuple[Any, ...]]()
+    for file in files:
+        for path, values in file.space.recipes.items():
+            merged[path] = tuple(value for value in merged.get(path, values) if value in values)
+    return merged
 
 
 def _constraint_places(files: Sequence[SpaceFile]) -> list[str]:
