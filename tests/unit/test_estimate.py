@@ -107,7 +107,7 @@ def test_optimizer_state_is_that_of_the_real_one(optimizer):
 @pytest.mark.parametrize(
     ("fields", "state", "step"),
     [
-        # Its first step moves nothing; from the second on a mean over the buffer, the sum with it and a root are needed.
+        # Its first step moves nothing; later ones need the buffer's mean, the sum with it and a root.
         ({}, 28, 12),
         ({"buffer_dtype": "bfloat16"}, 18, 12),
         ({"buffer_device": "cpu"}, 8, 4),
