@@ -16,7 +16,7 @@ from lowland.optim.methods import METHODS
 from lowland.trainers.optcheck.cases import FSDP2, ZERO, Case
 from lowland.trainers.optcheck.processes import Processes
 from lowland.trainers.optcheck.table import Cell, Trainings, examine
-from lowland.trainers.optcheck.target import Target
+from lowland.trainers.optcheck.target import tried
 
 WORLDS = (1, 2, 4)
 ALL = frozenset(["accumulation", "clipping", "groups", "frozen", "tied"])
@@ -42,7 +42,7 @@ def main() -> None:
 
 def row(name: str, trainings: Trainings) -> str:
     """An optimizer's line."""
-    target = Target(name)
+    target = tried(name)
 
     def cells(*cases: Case) -> list[Cell]:
         return examine([(target, case) for case in cases], trainings)

@@ -8,7 +8,7 @@ from lowland.optim.conformance import subjects
 from lowland.optim.methods import METHODS
 from lowland.trainers.optcheck.cases import DDP, FSDP2, Case
 from lowland.trainers.optcheck.table import Trainings, examine
-from lowland.trainers.optcheck.target import Target
+from lowland.trainers.optcheck.target import tried
 
 pytestmark = pytest.mark.processes
 
@@ -28,7 +28,7 @@ def test_a_loop_of_ones_own_equals_one_process(name: str, trainings: Trainings) 
         Case(FSDP2, 2, features=frozenset(["frozen"])),
         Case(DDP, 2, features=frozenset(["groups"])),
     ]
-    cells = examine([(Target(name), case) for case in cases], trainings)
+    cells = examine([(tried(name), case) for case in cases], trainings)
     assert [f"{c.case}: {c.distance:.1e} of {c.allowed:.1e} {c.error}" for c in cells if not c.exact] == []
 
 

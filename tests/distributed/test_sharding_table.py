@@ -10,7 +10,7 @@ from lowland.optim.conformance import subjects
 from lowland.optim.methods import METHODS
 from lowland.trainers.optcheck.cases import FEATURES, ZERO, Case, covering, every
 from lowland.trainers.optcheck.table import EXACT, Cell, Trainings, examine
-from lowland.trainers.optcheck.target import Target
+from lowland.trainers.optcheck.target import Target, tried
 
 pytestmark = pytest.mark.processes
 
@@ -33,14 +33,14 @@ def shown(cell: Cell) -> str:
 @pytest.mark.parametrize("name", subjects())
 def test_sharding_changes_nothing_but_rounding(name: str, trainings: Trainings, pytestconfig: pytest.Config) -> None:
     cases = every(WORLDS) if pytestconfig.getoption("--full") else FEW[name]
-    cells = examine([(Target(name), case) for case in cases], trainings)
+    cells = examine([(tried(name), case) for case in cases], trainings)
     assert [shown(cell) for cell in cells if not cell.exact] == []
 
 
 @pytest.mark.parametrize("name", [name for name, method in METHODS.items() if method.sees != "elements"])
 def test_the_same_method_per_fragment_is_another_method(name: str, trainings: Trainings) -> None:
     """What the layout is for; and that the table would show it."""
-    cells = examine([(Target(name), Case(ZERO[stage], 2, naive=True)) for stage in (1, 3)], trainings)
+    cells = examine([(tried(name), Case(ZERO[stage], 2, naive=True)) for stage in (1, 3)], trainings)
     for cell in cells:
         assert cell.error or cell.distance > 30 * cell.allowed, shown(cell)
 

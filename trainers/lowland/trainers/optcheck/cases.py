@@ -36,9 +36,10 @@ class Case:
         return Case(ONE, bf16=self.bf16, features=frozenset(self.features & PROBLEM))
 
     @property
-    def recut(self) -> "Case":
-        """The reference with the batch cut into four: how far apart rounding alone takes it."""
-        return Case(ONE, bf16=self.bf16, features=frozenset(self.features & PROBLEM), micro_batches=4)
+    def recuts(self) -> tuple["Case", ...]:
+        """The reference with the batch cut into more parts: how far apart rounding alone takes it."""
+        features = frozenset(self.features & PROBLEM)
+        return tuple(Case(ONE, bf16=self.bf16, features=features, micro_batches=parts) for parts in (2, 4, 8))
 
     def __str__(self) -> str:
         world = f", {self.world} processes" if self.world > 1 else ""

@@ -35,7 +35,7 @@ class Cell:
     distance: float
     """From the weights of the unsharded training, relative to the update; of the worst tensor; inf if it failed."""
     noise: float | None
-    """The same distance between two cuts of the batch in one process; None where it was not measured."""
+    """The same distance, the largest, between cuts of the batch in one process; None where it was not measured."""
     allowed: float
     error: str = ""
 
@@ -90,8 +90,10 @@ def examine(jobs: Sequence[Job], trainings: Trainings) -> list[Cell]:
     """Trains every case, its reference, and what rounding alone makes of that, and compares."""
     amplifies = {target.name: _amplifies_rounding(target) for target, _ in jobs}
     references = [(target, case.reference) for target, case in jobs]
-    recuts = [(target, case.recut) for target, case in jobs if _needs_noise(case, amplifies[target.name])]
-    yardsticks = [(ADAMW, other) for _, case in jobs if case.bf16 for other in (case.reference, case.recut)]
+    recuts = [
+        (target, recut) for target, case in jobs if _needs_noise(case, amplifies[target.name]) for recut in case.recuts
+    ]
+    yardsticks = [(ADAMW, other) for _, case in jobs if case.bf16 for other in (case.reference, *case.recuts)]
     trainings.run([*yardsticks, *references, *recuts, *jobs])
     return [_cell(target, case, trainings, amplifies[target.name]) for target, case in jobs]
 
@@ -105,12 +107,16 @@ def _cell(target: Target, case: Case, trainings: Trainings, amplifies: bool) -> 
     reference, found = trainings.of(target, case.reference), trainings.of(target, case)
     noise, allowed = None, EXACT
     if _needs_noise(case, amplifies):
-        noise = _distance(trainings.of(target, case.recut), reference)
+        noise = _noise(target, case, trainings)
         allowed = max(EXACT, ROOM * noise) if amplifies else EXACT
         if case.bf16:
-            base = _distance(trainings.of(ADAMW, case.recut), trainings.of(ADAMW, case.reference))
-            allowed = ROOM * max(noise, base)
+            allowed = ROOM * max(noise, _noise(ADAMW, case, trainings))
     return Cell(target, case, _distance(found, reference), noise, allowed, found.error or reference.error)
+
+
+def _noise(target: Target, case: Case, trainings: Trainings) -> float:
+    reference = trainings.of(target, case.reference)
+    return max(_distance(trainings.of(target, recut), reference) for recut in case.recuts)
 
 
 def _amplifies_rounding(target: Target) -> bool:
@@ -120,12 +126,11 @@ def _amplifies_rounding(target: Target) -> bool:
 
 
 def _distance(found: Trained, reference: Trained) -> float:
-    if found.error or reference.error or found.updates.keys() != reference.updates.keys():
+    if found.error or reference.error:
         return float("inf")
-    distances = [
-        float(np.linalg.norm(found.updates[name] - update) / np.linalg.norm(update))
-        for name, update in reference.updates.items()
-    ]
+    # A loop of one's own has no evaluation weights to compare.
+    pairs = [(update, reference.updates[name]) for name, update in found.updates.items()]
+    distances = [float(np.linalg.norm(update - right) / np.linalg.norm(right)) for update, right in pairs]
     # A NaN is as far off as can be, and max would let it pass.
     return max((distance if distance == distance else float("inf")) for distance in distances)
 

@@ -10,7 +10,14 @@ from lowland.optim.conformance import Subject, subjects
 from lowland.optim.whole import Whole
 from lowland.trainers.errors import UserError
 
-__all__ = ["Target"]
+__all__ = ["Target", "tried"]
+
+ARGUMENTS: dict[str, dict[str, Any]] = {
+    # Small buffers and quick decay: what they keep changes within a short training, and a wrong choice shows.
+    "critical_momenta": {"variant": "sgd", "lr": 1e-2, "buffer_size": 2, "priority_decay": 0.8},
+    "critical_gradients": {"variant": "sgd", "lr": 1e-1, "buffer_size": 2, "priority_decay": 0.9},
+}
+"""Instead of those that suit the conformance suite's losses."""
 
 
 @dataclass(frozen=True)
@@ -61,3 +68,8 @@ class Target:
         if not isinstance(found, type) or not issubclass(found, Optimizer):
             raise UserError(f"{self.name}: {module} has no class {name} that is a torch.optim.Optimizer")
         return found
+
+
+def tried(name: str) -> Target:
+    """A row of the tables as the sharding table tries it."""
+    return Target(name, ARGUMENTS.get(name, {}))
