@@ -29,6 +29,8 @@ class Case:
     """Each fragment is taken for a parameter, as anyone's optimizer does who is not told otherwise."""
     micro_batches: int = 1
     """Without `accumulation`."""
+    backwards: bool = False
+    """Whether the batch's rows come in the opposite order."""
 
     @property
     def reference(self) -> "Case":
@@ -37,9 +39,12 @@ class Case:
 
     @property
     def recuts(self) -> tuple["Case", ...]:
-        """The reference with the batch cut into more parts: how far apart rounding alone takes it."""
+        """The reference with the batch cut or ordered otherwise: how far apart rounding alone takes it."""
         features = frozenset(self.features & PROBLEM)
-        return tuple(Case(ONE, bf16=self.bf16, features=features, micro_batches=parts) for parts in (2, 4, 8))
+        return tuple(
+            Case(ONE, bf16=self.bf16, features=features, micro_batches=parts, backwards=backwards)
+            for parts, backwards in ((2, False), (4, False), (8, False), (1, True), (4, True))
+        )
 
     def __str__(self) -> str:
         world = f", {self.world} processes" if self.world > 1 else ""

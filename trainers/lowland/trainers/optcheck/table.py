@@ -35,7 +35,7 @@ class Cell:
     distance: float
     """From the weights of the unsharded training, relative to the update; of the worst tensor; inf if it failed."""
     noise: float | None
-    """The same distance, the largest, between cuts of the batch in one process; None where it was not measured."""
+    """The same distance, the largest, between cuts and orders of the batch in one process; None if not measured."""
     allowed: float
     error: str = ""
 

@@ -94,14 +94,15 @@ def _by_engine(subject: Subject, case: Case, module: nn.Module, world: World) ->
     engine = _engine(case, module, optimizer, named, world, micro_batches)
     rows = slice(world.rank * ROWS // world.size, (world.rank + 1) * ROWS // world.size)
     for step in range(STEPS):
-        parts = {key: value[rows].chunk(micro_batches) for key, value in batch(step).items()}
+        whole = {key: value.flip(0) if case.backwards else value for key, value in batch(step).items()}
+        parts = {key: value[rows].chunk(micro_batches) for key, value in whole.items()}
         again = True
         while again:
             for index in range(micro_batches):
                 inputs = {key: value[index] for key, value in parts.items()}
                 engine.accumulate(inputs, scale=1 / TOKENS, last=index == micro_batches - 1)
             again = engine.step(_factor(step)).again
-    found = _gathered(engine, world)
+    found = _gathered(_masters(engine), world)
     if evaluation_weights(optimizer) is not None and not case.bf16:
         trainable = {name for members in named for name in members}
         found |= {f"evaluated {name}": weight for name, weight in engine.full_weights() if name in trainable}
@@ -116,14 +117,13 @@ def _engine(
     if case.where == ONE and not case.bf16:
         layout = Layout.whole([list(group.items()) for group in groups])
         return TorchEngine(module, optimizer, layout, world=world, max_grad_norm=max_norm, autocast=False)
-    from lowland.trainers.engines.deepspeed_engine import DeepSpeedEngine
-    from lowland.trainers.optcheck.naive import NaiveEngine
+    from lowland.trainers.optcheck.engines import MastersEngine, NaiveEngine
 
     parameters = [
         Parameter(name, tuple(p.shape), index) for index, group in enumerate(groups) for name, p in group.items()
     ]
     stage = 0 if case.where == ONE else ZERO.index(case.where)
-    return (NaiveEngine if case.naive else DeepSpeedEngine).build(
+    return (NaiveEngine if case.naive else MastersEngine).build(
         module,
         optimizer,
         parameters,
@@ -136,10 +136,19 @@ def _engine(
     )
 
 
-def _gathered(engine: Engine, world: World) -> dict[str, Tensor]:
+def _masters(engine: Engine) -> Layout:
+    layout: Layout = engine.layout if isinstance(engine, TorchEngine) else engine.masters  # type: ignore[attr-defined]
+    return layout
+
+
+def _gathered(layout: Layout, world: World) -> dict[str, Tensor]:
     """The masters of all ranks, whole and flat."""
-    mine = [(p.name, p.segment.offset, p.tensors["weight"].reshape(-1).cpu().numpy().copy()) for p in engine.pieces()]
-    ranks = [mine] if engine.replicated else world.gather(mine)
+    mine = [
+        (layout.parameters[s.parameter].name, s.offset, s.of(fragment.tensor.data).reshape(-1).cpu().numpy().copy())
+        for fragment in layout.fragments
+        for s in fragment.segments
+    ]
+    ranks = [mine] if layout.ranks is None else world.gather(mine)
     parts: dict[str, list[tuple[int, npt.NDArray[np.float32]]]] = {}
     for name, offset, values in (piece for rank in ranks for piece in rank):
         parts.setdefault(name, []).append((offset, values))

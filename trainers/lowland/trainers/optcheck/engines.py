@@ -1,18 +1,24 @@
-"""The same methods as one uses them without knowing what ZeRO hands over: each fragment taken for a parameter."""
+"""The engines that are compared: DeepSpeed with lowland's layout, and as one uses it without."""
 
-from collections.abc import Iterator
 from typing import Any
 
 from lowland.optim import Fragment, Layout, LayoutOptimizer, Parameter, Segment
-from lowland.trainers.engines import state
 from lowland.trainers.engines.deepspeed_engine import DeepSpeedEngine
-from lowland.trainers.engines.engine import StatePiece
 
-__all__ = ["NaiveEngine"]
+__all__ = ["MastersEngine", "NaiveEngine"]
 
 
-class NaiveEngine(DeepSpeedEngine):
-    """A DeepSpeed engine that tells the optimizer of no tensor, shard or other rank: only of its own fragments."""
+class MastersEngine(DeepSpeedEngine):
+    """Shows where the masters are; `pieces` would want state that checkpoints can hold as well."""
+
+    @property
+    def masters(self) -> Layout:
+        """What the fragments hold."""
+        return self._zero.layout
+
+
+class NaiveEngine(MastersEngine):
+    """Tells the optimizer of no tensor, shard or other rank: each of its fragments is taken for a parameter."""
 
     def __init__(self, *arguments: Any, **keywords: Any) -> None:
         super().__init__(*arguments, **keywords)
@@ -21,9 +27,10 @@ class NaiveEngine(DeepSpeedEngine):
         if isinstance(self._optimizer, LayoutOptimizer):
             self._optimizer.attach(self._zero.layout)
 
-    def pieces(self) -> Iterator[StatePiece]:
-        """By what the fragments really hold."""
-        return state.pieces_of(self._optimizer, self._true)
+    @property
+    def masters(self) -> Layout:
+        """What the fragments really hold."""
+        return self._true
 
 
 def _fragments_alone(layout: Layout) -> Layout:
