@@ -38,7 +38,7 @@ class Checked(torch.optim.Optimizer):
 
 class LARS(Checked):
     def direction(self, p):
-        return p.grad * (p.norm() / (p.grad.norm() + 1e-6))
+        return p.grad * (p.norm() / (p.grad.norm() + p.norm()))
 
 
 class NaiveMuon(Checked):
@@ -46,7 +46,7 @@ class NaiveMuon(Checked):
 
     def direction(self, p):
         if p.dim() != 2:
-            return p.grad / (p.grad.norm() + 1e-6)
+            return p.grad / (p.grad.norm() + p.norm())
         u, _, vh = torch.linalg.svd(p.grad, full_matrices=False)
         return u @ vh * p.grad.norm()
 '''

@@ -58,11 +58,12 @@ class Certificate:
         for cell in self.cells:
             if cell.error:
                 return f"{cell.case}: {cell.error}"
-        if self.sight.sees == "tensors":
+        if self.sight.sees == "tensors" and not self.target.whole:
             return f"{self.sight.reason}; use `sees: tensors` (here: --sees tensors), which gives it whole tensors"
         if self.sight.sees == "model":
             return f"{self.sight.reason}; take the sums through a Layout (docs/how-to/add-an-optimizer.md)"
-        return "no cut of a tensor changes its update, so that it fails by what it keeps between steps or at start"
+        worst = max(self.cells, key=lambda cell: cell.distance / cell.allowed)
+        return f"{worst.case}: {worst.distance:.1e} of the update apart, where rounding alone makes {worst.allowed:.1e}"
 
     def document(self) -> dict[str, Any]:
         """As JSON has it."""
