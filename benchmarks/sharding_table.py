@@ -30,7 +30,7 @@ def main() -> None:
     groups = {world: Processes(world, timeout=1800, quiet=True) for world in WORLDS}
     try:
         trainings = Trainings(groups, lambda done, total: print(f"\r{done}/{total} ", end="", file=sys.stderr))
-        print("| Optimizer | two cuts, one process | ZeRO 0 | ZeRO 1 | ZeRO 2 | ZeRO 3 | FSDP2 | bf16 | naive |")
+        print("| Optimizer | rounding | ZeRO 0 | ZeRO 1 | ZeRO 2 | ZeRO 3 | FSDP2 | bf16 | naive |")
         print("| --- | --- | --- | --- | --- | --- | --- | --- | --- |")
         for name in names:
             print(row(name, trainings), flush=True)
