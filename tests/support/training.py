@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
+from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
@@ -92,7 +93,12 @@ class Recorder:
 
 
 def train(
-    recipe: CausalLMConfig, folder: Path, *, stop_after: int | None = None, export: bool = False
+    recipe: CausalLMConfig,
+    folder: Path,
+    *,
+    stop_after: int | None = None,
+    export: bool = False,
+    until: Fraction = Fraction(1),
 ) -> tuple[FitResult, Recorder]:
     """One training in the current process group, or alone."""
     recorder = Recorder(stop_after)
@@ -103,6 +109,7 @@ def train(
         places=Places(str(folder / "checkpoints"), folder / "model" if export else None),
         card=lambda metrics: "card",
         metadata={},
+        until=until,
     )
     return result, recorder
 

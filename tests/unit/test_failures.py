@@ -11,7 +11,7 @@ from lowland.platform import failures
 from lowland.platform.board import Board, Failure, News
 from lowland.platform.failures import describe, not_repeated
 from lowland.platform.progress import ProgressDisplay
-from lowland.platform.ray_run import _Interrupt
+from lowland.platform.ray_run import Interrupt
 from lowland.trainers.errors import DataError, NonFiniteError, RunError
 from lowland.trainers.monitor import Progress
 
@@ -70,13 +70,13 @@ def test_the_board_keeps_the_first_failure_and_tells_events_once():
 def test_ctrl_c_before_a_step_ends_the_wait_and_later_is_told_once():
     console = Console(file=io.StringIO(), width=200)
     display = ProgressDisplay(console)
-    early = _Interrupt()
+    early = Interrupt()
     early.follow(News(), display)
     early.handle(2, None)
     with pytest.raises(KeyboardInterrupt):
         early.follow(News(), display)
 
-    late = _Interrupt()
+    late = Interrupt()
     late.follow(News(progress=STEP), display)
     late.handle(2, None)
     late.follow(News(), display)

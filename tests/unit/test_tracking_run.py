@@ -45,7 +45,7 @@ def experiment(store):
 
 @pytest.fixture
 def run(store, experiment):
-    return TrackedRun.start(store, experiment, recipe())
+    return TrackedRun.start(store, experiment, recipe().name)
 
 
 @pytest.fixture

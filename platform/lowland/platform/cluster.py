@@ -29,9 +29,10 @@ RAY_ENVIRONMENT: Mapping[str, str] = {
     # A worker that asked for no GPU sees all of the node's, and torch then uses the first one.  With this
     # CUDA_VISIBLE_DEVICES is emptied for it.  Read by every worker process.
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "1",
-    # Ray prints a paragraph into the progress when a worker dies; we say it in a line.  (Its notices of workers
-    # killed for want of memory stay.)  Read by the driver, when Ray is imported.
-    "RAY_DEDUP_LOGS_SKIP_REGEX": "A worker died or was killed while executing a task",
+    # Ray prints a paragraph into the progress when a worker dies, which we say in a line, and one about the many
+    # processes that a search starts on purpose.  (Its notices of workers killed for want of memory stay.)  Read by
+    # the driver, when Ray is imported.
+    "RAY_DEDUP_LOGS_SKIP_REGEX": "A worker died or was killed while executing|worker processes have been started",
     # Ray sends usage statistics every hour unless told not to.  Read by the head, when it starts.
     "RAY_USAGE_STATS_ENABLED": "0",
 }

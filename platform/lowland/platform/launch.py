@@ -207,7 +207,7 @@ def _begin(
     if record.mlflow_run_id is not None:
         tracked = TrackedRun.resume(uri, record.mlflow_run_id)
     else:
-        tracked = TrackedRun.start(uri, experiment.result(), recipe)
+        tracked = TrackedRun.start(uri, experiment.result(), recipe.name)
     running = record.next_attempt(flatten(recipe)).with_(
         tracking_uri=redact(uri), experiment=recipe.tracking.experiment, mlflow_run_id=tracked.run_id
     )

@@ -1,4 +1,4 @@
-"""One training on Ray Train, watched from the driver; the only file that builds a TorchTrainer."""
+"""One training on Ray Train, watched from the driver."""
 
 import signal
 import threading
@@ -50,9 +50,9 @@ def run_on_ray(recipe: Recipe, folder: RunFolder, task: dict[str, Any], console:
         KeyboardInterrupt: Ctrl-C ended the wait.
     """
     board = create_board()
-    fitting = _Fitting(_trainer(recipe, folder, {**task, "board": board}))
+    fitting = Fitting(_trainer(recipe, folder, {**task, "board": board}))
     reader = _BoardReader(board)
-    with ProgressDisplay(console) as display, _interrupts() as interrupt:
+    with ProgressDisplay(console) as display, interrupts() as interrupt:
         try:
             while not fitting.done.wait(POLL_SECONDS):
                 interrupt.follow(_show(reader.news(interrupt.asked), display), display)
@@ -91,19 +91,19 @@ def _trainer(recipe: Recipe, folder: RunFolder, task: dict[str, Any]) -> TorchTr
     )
 
 
-class _Fitting:
-    """`trainer.fit()` in a thread, so that this one can show progress and hear Ctrl-C.
+class Fitting:
+    """`fit()` of a trainer or tuner in a thread, so that this one can show progress and hear Ctrl-C.
 
     In the main thread Ray would take SIGINT for itself and kill the workers before they save.
     """
 
-    def __init__(self, trainer: TorchTrainer) -> None:
+    def __init__(self, trainer: Any) -> None:
         self.done = threading.Event()
         self.result: Any = None
         self.error: BaseException | None = None
         threading.Thread(target=self._run, args=(trainer,), name="lowland-fit", daemon=True).start()
 
-    def _run(self, trainer: TorchTrainer) -> None:
+    def _run(self, trainer: Any) -> None:
         try:
             self.result = trainer.fit()
         except BaseException as error:
@@ -112,7 +112,7 @@ class _Fitting:
             self.done.set()
 
 
-class _Interrupt:
+class Interrupt:
     """What Ctrl-C and SIGTERM ask for; the signal's handler only notes it, since it may come at any moment."""
 
     def __init__(self) -> None:
@@ -137,9 +137,9 @@ class _Interrupt:
 
 
 @contextmanager
-def _interrupts() -> Iterator[_Interrupt]:
+def interrupts() -> Iterator[Interrupt]:
     """Hears SIGINT and SIGTERM, where this is the main thread."""
-    interrupt = _Interrupt()
+    interrupt = Interrupt()
     if threading.current_thread() is not threading.main_thread():
         yield interrupt
         return
@@ -180,7 +180,7 @@ def _show(news: News, display: ProgressDisplay) -> News:
     return news
 
 
-def _answer(fitting: _Fitting, failure: Failure | None, folder: RunFolder) -> dict[str, Any]:
+def _answer(fitting: Fitting, failure: Failure | None, folder: RunFolder) -> dict[str, Any]:
     if failure is not None:
         raise (UserError if failure.user else RunError)(failure.message)
     if fitting.error is not None:

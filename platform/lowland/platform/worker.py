@@ -10,6 +10,7 @@ import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import asdict
+from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
@@ -23,25 +24,45 @@ def work(task: dict[str, Any]) -> dict[str, Any]:
     """One rank of a training; Ray keeps rank 0's answer.
 
     Args:
-        task: `recipe` (a recipe as data), `run_id`, `tracking_uri`, `created`, `attempt`, `times`, `board`.
+        task: what `train_rank` takes.
 
     Returns:
         `FitResult` as data.
     """
-    entered = time.time()
     from ray.train import get_context
 
+    try:
+        return train_rank(task)
+    except Exception as error:
+        _report(error, get_context().get_world_rank(), log_of(task), task["board"])
+        raise
+
+
+def train_rank(task: dict[str, Any]) -> dict[str, Any]:
+    """One rank of a training; whatever it prints goes to `log_of(task)`.
+
+    Args:
+        task: `recipe` (a recipe as data), `run_id`, `tracking_uri`, `created`, `attempt`, `times`, `board`, and
+            `until` (numerator and denominator of `fit`'s) if it is not to be trained to its end.
+
+    Returns:
+        `FitResult` as data, and `startup`, the seconds until the first step if one was made.
+    """
+    entered = time.time()
     recipe = Recipe.model_validate(task["recipe"])
     folder = RunFolder.open(recipe.storage, recipe.name)
-    rank = get_context().get_world_rank()
-    log = f"attempt-{task['attempt']}-rank-{rank}.log"
     with ExitStack() as stack:
-        stack.enter_context(_output_to(folder, log))
-        try:
-            return _train(recipe, folder, task, entered, stack)
-        except Exception as error:
-            _report(error, rank, f"{folder.uri}/logs/{log}", task["board"])
-            raise
+        stack.enter_context(_output_to(folder, log_of(task).rpartition("/")[2]))
+        return _train(recipe, folder, task, entered, stack)
+
+
+def log_of(task: dict[str, Any]) -> str:
+    """Where this rank's output of a training is."""
+    from ray.train import get_context
+
+    recipe = task["recipe"]
+    uri = RunFolder.open(recipe["storage"], recipe["name"]).uri
+    return f"{uri}/logs/attempt-{task['attempt']}-rank-{get_context().get_world_rank()}.log"
 
 
 def _report(error: Exception, rank: int, log: str, board: Any) -> None:
@@ -81,6 +102,7 @@ def _train(recipe: Recipe, folder: RunFolder, task: dict[str, Any], entered: flo
     context = get_context()
     torch.set_num_threads(max(1, int(recipe.scaling.cpus_per_worker)))
     world = World.current(get_device())
+    stack.callback(world.close)
     node = ray.util.get_node_ip_address()
     name = "rank0" if world.rank == 0 else f"node-{node}"
     writer = MetricWriter(task["tracking_uri"], task["run_id"], folder, name, recipe.tracking.flush_seconds)
@@ -105,8 +127,9 @@ def _train(recipe: Recipe, folder: RunFolder, task: dict[str, Any], entered: flo
         metadata={"mlflow_run_id": task["run_id"], "run": recipe.name},
         started=first_step.mark,
         before_commit=writer.persist,
+        until=Fraction(*task.get("until", (1, 1))),
     )
-    return asdict(result)
+    return {**asdict(result), "startup": first_step.durations().get("total")}
 
 
 @contextmanager

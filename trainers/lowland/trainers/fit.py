@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from fractions import Fraction
 from pathlib import Path
 from typing import TypeVar
 
@@ -59,8 +60,9 @@ def fit(
     metadata: dict[str, str],
     started: Callable[[str], None] = lambda _: None,
     before_commit: Callable[[], None] = lambda: None,
+    until: Fraction = Fraction(1),
 ) -> FitResult:
-    """Trains from the newest whole checkpoint in `places`, or from the start, to the end.
+    """Trains from the newest whole checkpoint in `places`, or from the start, to the end or to a part of it.
 
     Called by every rank with the same arguments.
 
@@ -74,6 +76,8 @@ def fit(
         started: told when `data`, `model` and `engine` are ready, for start-up times.
         before_commit: called before a checkpoint is committed, on every rank: what a resume will not
             make again must be safe by then.
+        until: the share of the training, in (0, 1], after which this call ends, rounded up to a step: there it
+            evaluates and saves.  Whatever is set by the length (the schedule, for example) is as in the whole.
 
     Raises:
         UserError: data, model, recipe and checkpoints do not go together, or no checkpoint is whole.
@@ -96,7 +100,7 @@ def fit(
             metadata=metadata,
             before_commit=before_commit,
         )
-        loop = Loop(config, task, engine, checkpointer, world, monitor)
+        loop = Loop(config, task, engine, checkpointer, world, monitor, until)
         resumed_from = checkpointer.latest()
         # Dropout differs between ranks; a resume restores each rank's own generator, if that rank was there.
         torch.manual_seed(config.seed + world.rank)
@@ -109,7 +113,7 @@ def fit(
                 monitor.event(f"checkpoint {newest} is damaged and passed over")
             monitor.event(f"resumed from the checkpoint of step {resumed_from}")
             state = loop.run(checkpointer.load(resumed_from))
-        if not loop.interrupted and places.export is not None and config.checkpoints.export:
+        if state.step == loop.total_steps and places.export is not None and config.checkpoints.export:
             task.export(engine, places.export, card(state.metrics))
     finally:
         engine.close()

@@ -3,6 +3,7 @@
 import math
 import time
 from contextlib import nullcontext
+from fractions import Fraction
 
 import torch
 from torch import Tensor
@@ -30,10 +31,12 @@ class Loop:
         checkpointer: Checkpointer,
         world: World,
         monitor: Monitor,
+        until: Fraction = Fraction(1),
     ) -> None:
         self._config, self._task, self._engine = config, task, engine
         self._checkpointer, self._world, self._monitor = checkpointer, world, monitor
         self.total_steps = self._in_steps(config.length)
+        self._end = math.ceil(until * self.total_steps)
         self.interrupted = False
         self.last_checkpoint: str | None = None
         self._state = TrainState()
@@ -49,13 +52,13 @@ class Loop:
         )
 
     def run(self, state: TrainState) -> TrainState:
-        """Trains from `state` to the end, or until the monitor asks to stop; returns where it stands."""
+        """Trains from `state` to `until`, or until the monitor asks to stop; returns where it stands."""
         self._state = state
         self._seconds_before, self._started = state.seconds, time.monotonic()
         steps = self._task.steps(state.examples)
         try:
             self._meter.reset()
-            while self._state.step < self.total_steps and not self.interrupted:
+            while self._state.step < self._end and not self.interrupted:
                 with self._meter.phase("data"):
                     inputs = next(steps)
                 self._step(inputs)
@@ -112,19 +115,19 @@ class Loop:
 
     def _after_step(self) -> None:
         """Records, evaluates and saves what is due, and sees whether to stop."""
-        step, finished = self._state.step, self._state.step == self.total_steps
-        if finished or step % self._config.log_every == 0:
+        step, ended = self._state.step, self._state.step == self._end
+        if ended or step % self._config.log_every == 0:
             with self._meter.phase("logging"):
                 self._record()
         stop, save_by_time = self._world.agree([self._monitor.stop_requested(), self._minutes_passed()])
-        self.interrupted = stop and not finished
+        self.interrupted = stop and not ended
         with self._meter.pause():
             evaluated = (
-                finished or _due(step, self._steps_between(self._config.evaluation.every))
+                ended or _due(step, self._steps_between(self._config.evaluation.every))
             ) and not self.interrupted
             if evaluated:
                 self._evaluate()
-            if finished or stop or save_by_time or self._save_due(evaluated):
+            if ended or stop or save_by_time or self._save_due(evaluated):
                 self._save()
         self._show("training")
 

@@ -63,6 +63,11 @@ class World:
         """The error of the lowest rank that has one, on every rank."""
         return next((raised for raised in self.gather(error) if raised is not None), None)
 
+    def close(self) -> None:
+        """Frees the group; for processes in which one training follows another."""
+        if self.control is not None and dist.is_initialized():
+            dist.destroy_process_group(self.control)
+
     def barrier(self) -> None:
         """Waits for every rank."""
         if self.control is not None:

@@ -4,6 +4,7 @@ import getpass
 import json
 import re
 import tempfile
+import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
@@ -48,11 +49,19 @@ class TrackedRun:
         """When the run was first started, in seconds since 1970; system metrics count their steps from it."""
 
     @classmethod
-    def start(cls, uri: str, experiment_id: str, recipe: Recipe) -> "TrackedRun":
+    def start(
+        cls,
+        uri: str,
+        experiment_id: str,
+        name: str,
+        *,
+        command: str = "lowland train",
+        tags: Mapping[str, str] | None = None,
+    ) -> "TrackedRun":
         """Makes the run; `check_store` gives the experiment's id."""
         client = connect(uri)
-        tags = {"mlflow.user": _user(), "mlflow.source.name": "lowland train", "mlflow.source.type": "LOCAL"}
-        return cls(client, uri, client.create_run(experiment_id, run_name=recipe.name, tags=tags))
+        own = {"mlflow.user": _user(), "mlflow.source.name": command, "mlflow.source.type": "LOCAL"}
+        return cls(client, uri, client.create_run(experiment_id, run_name=name, tags={**own, **(tags or {})}))
 
     @classmethod
     def resume(cls, uri: str, run_id: str) -> "TrackedRun":
@@ -140,6 +149,24 @@ class TrackedRun:
         delivered = deliver_spools(folder, self.uri, self.run_id) if folder is not None else 0
         self._client.set_terminated(self.run_id, status=STATUS[outcome])
         return delivered
+
+    def pause(self) -> None:
+        """Marks the run as one that may go on."""
+        self._client.update_run(self.run_id, status="SCHEDULED")
+
+    def log_values(self, metrics: Mapping[str, float], step: int, tags: Mapping[str, str] | None = None) -> None:
+        """Records metrics and tags that the driver knows, in one request."""
+        from mlflow.entities import Metric, RunTag
+
+        now = int(time.time() * 1000)
+        points = [Metric(name, value, now, step) for name, value in metrics.items()]
+        held = [RunTag(name, text) for name, text in (tags or {}).items()]
+        self._client.log_batch(self.run_id, metrics=points, tags=held)
+
+    def log_files(self, files: Mapping[str, str]) -> None:
+        """Records texts as artifacts, by their names."""
+        for name, text in files.items():
+            self._client.log_text(self.run_id, text, name)
 
     def _log(self, params: Mapping[str, str] | None = None, tags: Mapping[str, str] | None = None) -> None:
         from mlflow.entities import Param, RunTag
