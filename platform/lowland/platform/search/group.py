@@ -14,7 +14,7 @@ from ray.train.v2.api.config import LoggingConfig
 
 from lowland.platform.failures import DEFECTS, last_line
 from lowland.platform.search.dispatcher import GroupBoard
-from lowland.platform.search.jobs import Job, Outcome, Resources
+from lowland.platform.search.jobs import End, Job, Outcome, Resources
 
 COLLECTIVE_SECONDS = 900
 RESTARTS = 20
@@ -136,7 +136,7 @@ def _train(job: Job, dispatcher: Any, group: int, rank: int, ranks: int) -> None
             raise
     else:
         if rank == 0:
-            end = "interrupted" if result["interrupted"] else "reached"
+            end: End = "interrupted" if result["interrupted"] else "reached"
             ray.get(dispatcher.done.remote(group, Outcome(end, result=result)))
     finally:
         gc.collect()
