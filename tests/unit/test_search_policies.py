@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lowland.platform.search.policies import Fixed, Median, Promotion, Stopping, default_first, rungs
+from lowland.platform.search.policies import Fixed, Hyperband, Median, Promotion, Stopping, default_first, rungs
 from lowland.platform.search.trials import Segment, Status, TrialView
 
 
@@ -83,3 +83,13 @@ def test_fixed_trains_the_best_of_each_whole_trainings_worth():
     three = [trial(0, r3=0.2), trial(1, r3=0.1), trial(2, r3=0.3)]
     assert policy.resume(three) == Segment(1, 3, 9)
     assert Fixed(9, first=9).resume([]) is None
+
+
+def test_hyperband_spreads_trials_over_brackets_that_promote_among_their_own():
+    policy = Hyperband(27, first=3)
+    begun = [policy.begin(number) for number in range(18)]
+    assert [begun.count(rung) for rung in (3, 9, 27)] == [9, 6, 3]
+    own = [number for number in range(60) if policy.begin(number) == 9][:3]
+    trials = [trial(number, r9=0.1 * number) for number in own]
+    cheap = [number for number in range(60) if policy.begin(number) == 3][:2]
+    assert policy.resume([*trials, *[trial(n, r3=0.01, r9=0.01) for n in cheap]]) == Segment(own[0], 9, 27)

@@ -13,11 +13,15 @@ from optuna.storages import InMemoryStorage
 
 from lowland.platform.search.policies import Promotion
 from lowland.platform.search.samplers import MultiFidelitySampler
+from lowland.platform.search.samplers.beliefs import Beliefs
 from lowland.platform.search.samplers.encoding import Encoding
 from lowland.platform.search.samplers.gaussian_process import GaussianProcess, _loss
+from lowland.platform.search.samplers.multi_fidelity import Aim
+from lowland.platform.search.samplers.pareto import front, front_value, scaling
 from lowland.platform.search.simulate import simulate
 from lowland.platform.search.study import Study
 from lowland.platform.search.trials import PAUSED
+from lowland.search_spaces import Prior
 
 SPACE = {
     "rate": FloatDistribution(1e-5, 1e-1, log=True),
@@ -112,12 +116,103 @@ def test_a_trial_under_way_is_not_proposed_again_and_a_paused_one_does_not_count
     assert min(abs(a - b) for i, a in enumerate(proposals) for b in proposals[:i]) > 1e-4
 
 
-def test_infinite_values_are_drawn_in():
+def test_where_trainings_diverge_few_more_are_proposed():
     space = {"share": FloatDistribution(0.0, 1.0)}
-    study = optuna.create_study(sampler=MultiFidelitySampler(space, 9, startup=2, seed=0))
-    for _ in range(8):
+    study = optuna.create_study(sampler=MultiFidelitySampler(space, 9, startup=4, seed=0))
+    for _ in range(16):
         trial = study.ask(space)
         x = trial.params["share"]
-        trial.report(math.inf if x > 0.5 else (x - 0.3) ** 2, step=9)
+        trial.report(math.inf if x > 0.3 else (x - 0.2) ** 2, step=9)
         study.tell(trial, state=optuna.trial.TrialState.PRUNED)
-    assert study.ask(space).params["share"] < 0.6
+    later = [trial.params["share"] for trial in study.trials[4:]]
+    assert sum(x > 0.3 for x in later) <= 4, "of a uniform draw it would be 8 of 12"
+    assert min(abs(x - 0.2) for x in later) < 0.03
+
+
+def test_broken_constraints_make_parameters_unusable():
+    space = {"share": FloatDistribution(0.0, 1.0)}
+    study = optuna.create_study(sampler=MultiFidelitySampler(space, 9, startup=4, seed=0))
+    for _ in range(16):
+        trial = study.ask(space)
+        x = trial.params["share"]
+        trial.report(-x, step=9)
+        trial.set_constraint("memory", x - 0.6)
+        study.tell(trial, state=optuna.trial.TrialState.PRUNED)
+    later = [trial.params["share"] for trial in study.trials[8:]]
+    assert sum(0.5 < x <= 0.7 for x in later) >= 5, "about the border, though far beyond it the metric is better"
+
+
+PRIORS = {"rate": Prior(centre=3e-3, confidence=0.6), "kind": Prior(centre="b", confidence=0.8)}
+
+
+def test_beliefs_peak_at_the_centre_and_are_what_they_say():
+    encoding = Encoding(SPACE)
+    beliefs = Beliefs(encoding, PRIORS)
+    drawn = beliefs.sample(4000, np.random.default_rng(0))
+    centre = encoding.encode([{"rate": 3e-3}])[0, 0]
+    assert np.mean(np.abs(drawn[:, 0] - centre) < 0.1) == pytest.approx(0.6, abs=0.03)
+    kinds = [encoding.decode(point)["kind"] for point in drawn[:1000]]
+    assert kinds.count("b") / 1000 > 0.8
+    density = beliefs.log_density(np.concatenate([beliefs.centre[None], encoding.snap(drawn)]))
+    assert density[0] == max(density)
+    assert min(density) >= 2 * math.log(0.1), "doubt bounds what a wrong belief costs"
+
+
+def test_a_good_belief_helps_and_a_wrong_one_washes_out():
+    space = {name: SPACE[name] for name in ("rate", "share")}
+    good = {"rate": Prior(centre=1e-3, confidence=0.8), "share": Prior(centre=0.7, confidence=0.8)}
+    wrong = {"rate": Prior(centre=1e-1, confidence=0.8), "share": Prior(centre=0.0, confidence=0.8)}
+    first = MultiFidelitySampler(space, 27, seed=0, priors=good)
+    assert optuna.create_study(sampler=first).ask(space).params == pytest.approx({"rate": 1e-3, "share": 0.7})
+    lost = np.mean([regret(MultiFidelitySampler(space, 27, seed=seed, priors=wrong), 1) for seed in range(2)])
+    chance = np.mean([regret(RandomSampler(seed=seed), 1) for seed in range(2)])
+    assert lost < 0.3 * chance
+
+
+def test_what_does_not_count_makes_no_difference():
+    space = {"kind": CategoricalDistribution(["a", "b"]), "a/x": FloatDistribution(0, 1)}
+    encoding = Encoding(space, {"a/x": [("kind", "a")]})
+    one, other = encoding.encode([{"kind": "b", "a/x": 0.1}, {"kind": "b", "a/x": 0.9}])
+    assert np.array_equal(one, other)
+    assert encoding.encode([{"kind": "a", "a/x": 0.1}])[0, -1] == pytest.approx(0.1)
+    assert np.array_equal(encoding.snap(np.array([[0.2, 0.7, 0.9]])), [[0.0, 1.0, 0.5]])
+
+
+def test_what_is_not_allowed_is_not_proposed():
+    space = {name: SPACE[name] for name in ("rate", "share")}
+    sampler = MultiFidelitySampler(space, 27, startup=3, seed=0, allowed=lambda p: p["share"] < 0.4)
+    study = Study(InMemoryStorage(), "a", space, "minimize", sampler)
+    simulate(study, Promotion(27, first=3), Valley(), workers=2, budget=60)
+    assert all(trial.parameters["share"] < 0.4 for trial in study.trials())
+
+
+def test_the_front_and_how_parameters_grow_along_it():
+    costs, values = np.array([0.0, 1.0, 1.0, 2.0, 3.0]), np.array([5.0, 4.0, 6.0, 4.5, 1.0])
+    assert list(front(costs, values)) == [0, 1, 4]
+    at = np.array([-1.0, 0.5, 1.5, 9.0])
+    drawn = front_value(costs, values, at, np.random.default_rng(1))
+    assert list(drawn) == sorted(drawn, reverse=True)
+    assert drawn[-1] == 1.0
+    assert drawn[0] in (5.0, 4.0), "a cost within the front is drawn"
+    slopes, intercepts = scaling(costs, values, 2 * costs[:, None] + 1)
+    assert (slopes[0], intercepts[0]) == pytest.approx((2.0, 1.0))
+
+
+class Priced(Valley):
+    """The wider the share, the dearer."""
+
+    def seconds(self, parameters: dict[str, float], start: int, end: int) -> float:
+        return float(end - start) * 300 ** parameters["share"]
+
+
+@pytest.mark.parametrize("aim", ["quality per cost", "pareto"])
+def test_with_the_cost_in_mind_proposals_are_cheaper(aim: Aim):
+    space = {name: SPACE[name] for name in ("rate", "share")}
+
+    def share(aim: Aim) -> float:
+        sampler = MultiFidelitySampler(space, 27, seed=0, aim=aim)
+        study = Study(InMemoryStorage(), "a", space, "minimize", sampler)
+        simulate(study, Promotion(27, first=3), Priced(), workers=1, budget=27 * 4)
+        return float(np.mean([trial.parameters["share"] for trial in study.trials()]))
+
+    assert share(aim) < share("quality") - 0.02

@@ -24,6 +24,9 @@ class Policy(Protocol):
 
     @property
     def first(self) -> int:
+        """The least resource at which a new trial's first segment may end."""
+
+    def begin(self, number: int) -> int:
         """Where the first segment of a new trial ends."""
 
     def after(self, trial: TrialView, trials: Sequence[TrialView]) -> Verdict:
@@ -78,6 +81,10 @@ class _Rungs:
         """All rungs, `full` last."""
         return rungs(self.first, self.full, self.factor)
 
+    def begin(self, number: int) -> int:
+        """At the first rung."""
+        return self.first
+
     def beyond(self, resource: int) -> int:
         """The next rung."""
         return next(level for level in self.levels if level > resource)
@@ -106,6 +113,39 @@ class Promotion(_Rungs):
                 if number in paused and trial.target == level:
                     return Segment(number, level, self.beyond(level))
         return None
+
+
+@dataclass(frozen=True)
+class Hyperband(_Rungs):
+    """Promotion in several brackets (Li et al., 2018, without its waits): for metrics whose early order may deceive.
+
+    Bracket s of k begins at the s-th rung and promotes among its own; new trials go to the brackets in Hyperband's
+    proportions, ceil(k / j) factor^(j - 1) to the one with j rungs before the end.
+    """
+
+    def begin(self, number: int) -> int:
+        """At the first rung of its bracket."""
+        return self.levels[self._bracket(number)]
+
+    def after(self, trial: TrialView, trials: Sequence[TrialView]) -> Verdict:
+        """Always pauses."""
+        return "pause"
+
+    def resume(self, trials: Sequence[TrialView]) -> Segment | None:
+        """Of the brackets in turn, the first trial that deserves to go on."""
+        for bracket in range(len(self.levels)):
+            own = [trial for trial in trials if self._bracket(trial.number) == bracket]
+            segment = Promotion(self.full, self.first, self.factor).resume(own)
+            if segment is not None:
+                return segment
+        return None
+
+    def _bracket(self, number: int) -> int:
+        """Evenly interleaved, so that any stretch of trials has about the right shares."""
+        count = len(self.levels)
+        sizes = [math.ceil(count / (count - s)) * self.factor ** (count - s - 1) for s in range(count)]
+        order = sorted(((i + 0.5) / size, s) for s, size in enumerate(sizes) for i in range(size))
+        return order[number % len(order)][1]
 
 
 @dataclass(frozen=True)
@@ -159,6 +199,10 @@ class Fixed:
 
     full: int
     first: int
+
+    def begin(self, number: int) -> int:
+        """All alike."""
+        return self.first
 
     def after(self, trial: TrialView, trials: Sequence[TrialView]) -> Verdict:
         """Pauses, since it may turn out the best."""

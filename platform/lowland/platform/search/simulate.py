@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol
 
+from lowland.platform.search.ledger import SEGMENTS
 from lowland.platform.search.policies import Policy
 from lowland.platform.search.study import Study
 from lowland.platform.search.trials import Segment
@@ -31,6 +32,8 @@ class Point:
     """Spent by all workers on what was measured so far."""
     best: float
     """The lowest value so far; negated if the metric is to rise."""
+    cost: float
+    """Seconds of all workers spent on what was measured so far."""
 
 
 def simulate(
@@ -60,7 +63,7 @@ def simulate(
     sign = 1.0 if study.direction == "minimize" else -1.0
     running: list[tuple[float, int, Segment]] = []
     points: list[Point] = []
-    now, begun, spent, best = 0.0, 0, 0, math.inf
+    now, begun, spent, best, cost = 0.0, 0, 0, math.inf, 0.0
 
     def begin(segment: Segment) -> None:
         nonlocal begun
@@ -79,7 +82,16 @@ def simulate(
             study.report(number, resource, value)
             best = min(best, math.inf if math.isnan(value) else value * sign)
         spent += segment.end - segment.start
-        points.append(Point(now, spent, best))
+        cost += _note_cost(study, curves, segment, start_seconds)
+        points.append(Point(now, spent, best, cost))
         following = study.ended(number, policy)
         if following is not None and begun < budget and best > until:
             begin(following)
+
+
+def _note_cost(study: Study, curves: Curves, segment: Segment, start_seconds: float) -> float:
+    """What a segment took, as if each worker were one GPU."""
+    took = start_seconds + curves.seconds(study.trial(segment.trial).parameters, segment.start, segment.end)
+    earlier = study.notes(segment.trial).get(SEGMENTS, [])
+    study.note(segment.trial, SEGMENTS, [*earlier, {"seconds": took, "gpus": 1, "cpus": 1}])
+    return took

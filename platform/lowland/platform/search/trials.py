@@ -10,6 +10,10 @@ Status = Literal["running", "paused", "finished", "stopped", "failed"]
 
 PAUSED = "lowland:paused"
 """User attribute of a trial in storage that waits."""
+SOURCE = "lowland:source"
+"""User attribute of a trial in storage that is an earlier training: where it comes from."""
+TARGET = "lowland:target"
+"""User attribute of a trial in storage: `TrialView.target`."""
 
 
 @dataclass(frozen=True)

@@ -28,6 +28,8 @@ class GaussianProcess:
     theta: Array
     """Logarithms: variance s^2, noise variance, length scales [d]."""
     inputs: Array
+    targets: Array
+    """[n]"""
     weights: Array
     """K^-1 y, [n]"""
     cholesky: Array
@@ -64,7 +66,12 @@ class GaussianProcess:
         kernel = _kernel(theta, inputs, inputs)
         kernel[np.diag_indices_from(kernel)] += np.exp(theta[1]) + _JITTER
         factor = cho_factor(kernel, lower=True)
-        return cls(theta, inputs, cho_solve(factor, targets), np.tril(factor[0]))
+        return cls(theta, inputs, targets, cho_solve(factor, targets), np.tril(factor[0]))
+
+    def believing(self, points: Array) -> "GaussianProcess":
+        """The process as it would be if what it expects had been measured at these points."""
+        inputs = np.concatenate([self.inputs, points])
+        return self.condition(self.theta, inputs, np.concatenate([self.targets, self.predict(points)[0]]))
 
     def predict(self, points: Array) -> tuple[Array, Array]:
         """Mean and standard deviation of f, without noise, at points [m, d]."""

@@ -1,45 +1,83 @@
 """A multi-fidelity Gaussian-process sampler: short trainings tell which long ones are worth having."""
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Literal
 
 import numpy as np
-from optuna.distributions import BaseDistribution
+from optuna.distributions import BaseDistribution, CategoricalDistribution
 from optuna.samplers import BaseSampler, TPESampler
-from optuna.study import Study, StudyDirection
-from optuna.trial import FrozenTrial, TrialState
-from scipy.stats import norm, qmc
+from optuna.study import Study
+from optuna.trial import FrozenTrial
+from scipy.stats import qmc
 
-from lowland.platform.search.samplers.encoding import Encoding
+from lowland.platform.search.samplers.acquisition import Cost, Feasibility, log_improvement
+from lowland.platform.search.samplers.beliefs import Beliefs
+from lowland.platform.search.samplers.encoding import Conditions, Encoding
 from lowland.platform.search.samplers.gaussian_process import Array, GaussianProcess
-from lowland.platform.search.trials import PAUSED
+from lowland.platform.search.samplers.observations import Observations, cost, is_running, observe, rate, usable
+from lowland.platform.search.samplers.pareto import front_value
+from lowland.platform.search.trials import TARGET
+from lowland.search_spaces import Prior
+
+Aim = Literal["quality", "quality per cost", "pareto"]
 
 _CANDIDATES, _LOCAL, _ROUNDS = 1024, 256, 3
+_BELIEF = 10.0
+"""Beta of piBO: after so many trials a belief weighs as much as the expected improvement."""
+_ATTEMPTS = 64
+"""Points at the head of a ranking, and as many spread over the rest, of which one should be allowed."""
 
 
 class MultiFidelitySampler(BaseSampler):
     """Proposes what is expected to improve most on the best full training.
 
     A Gaussian process is fitted to measurements at all resources (`Trial.report`, step = resource) of all trials,
-    running ones included; the proposal maximises the expected improvement at the full resource over the best mean of
-    what was tried.  Running trials count as if they ended where the model expects them to, so that parallel
-    proposals differ.  A proposal takes some 0.05 s at 50 measurements and 0.5 s at 300, on one core.
+    running ones included; the proposal maximises
+
+        log EI(x) + (beta / n) log prior(x) + log P(usable | x) - a log cost(x)
+
+    with EI the expected improvement at the full resource over the best mean of what was tried, n the trials so far
+    and beta = 10.  Running trials count as if their segments ended where the model expects it, so that parallel
+    proposals differ.  Trials with infinite values or broken constraints are unusable.  Costs come from the trials'
+    accounts (`observations.COSTS`).
+
+    Spaces that are mostly categorical are left to Optuna's TPE.  A proposal takes some 0.05 s at 50 measurements and
+    0.5 s at 300, on one core.
 
     Args:
         space: the parameters.
         full: resource of a whole training.
-        startup: proposals before the model is asked; quasi-random.
+        startup: trials before the model is asked: quasi-random, every second one from the priors if there are any.
         seed: of everything random.
+        priors: beliefs about good values, by parameter.
+        conditions: of parameters that count in some alternatives only, `Entry.where`.
+        allowed: whether parameters may be tried.
+        aim: "quality"; "quality per cost" divides the improvement by cost^a, where a falls from 1 to 0 as `budget`
+            is spent; "pareto" wants improvement over the best that any trial of at most the same cost gave.
+        budget: cost after which it no longer matters; None keeps a = 1.
     """
 
     def __init__(
-        self, space: Mapping[str, BaseDistribution], full: int, *, startup: int | None = None, seed: int | None = None
+        self,
+        space: Mapping[str, BaseDistribution],
+        full: int,
+        *,
+        startup: int | None = None,
+        seed: int | None = None,
+        priors: Mapping[str, Prior] | None = None,
+        conditions: Conditions | None = None,
+        allowed: Callable[[Mapping[str, Any]], bool] | None = None,
+        aim: Aim = "quality",
+        budget: float | None = None,
     ) -> None:
-        self._encoding, self._full = Encoding(space), full
+        self._encoding, self._full = Encoding(space, conditions), full
         self._startup = startup if startup is not None else max(4, min(10, self._encoding.dimensions + 1))
         self._generator = np.random.default_rng(seed)
         self._initial_points = qmc.Sobol(self._encoding.dimensions, rng=self._generator).random_base2(6)
-        self._independent = TPESampler(seed=seed)
+        self._tpe = TPESampler(seed=seed)
+        self._mostly_categorical = 2 * sum(isinstance(d, CategoricalDistribution) for d in space.values()) > len(space)
+        self._beliefs = Beliefs(self._encoding, priors or {})
+        self._allowed, self._aim, self._budget = allowed or (lambda _: True), aim, budget
         self._theta: Array | None = None
 
     def infer_relative_search_space(self, study: Study, trial: FrozenTrial) -> dict[str, BaseDistribution]:
@@ -51,66 +89,119 @@ class MultiFidelitySampler(BaseSampler):
     ) -> dict[str, Any]:
         """The proposal."""
         trials = [t for t in study.get_trials(deepcopy=False) if t.number != trial.number and t.params]
-        points, resources, values = self._measurements(study, trials)
-        if len(trials) < self._startup or len(values) < 3:
+        measured = sum(bool(t.intermediate_values) for t in trials)
+        if len(trials) < self._startup or measured < 3:
             return self._initial(trial.number)
-        return self._encoding.decode(self._propose(trials, points, resources, values))
+        if self._mostly_categorical:
+            return self._tpe.sample_relative(study, trial, search_space)
+        return self._propose(trials, observe(self._encoding, study, trials))
 
     def sample_independent(
         self, study: Study, trial: FrozenTrial, param_name: str, param_distribution: BaseDistribution
     ) -> Any:
         """Parameters outside the space."""
-        return self._independent.sample_independent(study, trial, param_name, param_distribution)
+        return self._tpe.sample_independent(study, trial, param_name, param_distribution)
 
     def _initial(self, number: int) -> dict[str, Any]:
-        return self._encoding.decode(self._initial_points[number % len(self._initial_points)])
+        """The centre of the beliefs, then by turns quasi-random and from the beliefs; the first that is allowed."""
+        point = self._initial_points[number % len(self._initial_points)]
+        if self._beliefs and number % 2 == 0:
+            point = self._beliefs.sample(1, self._generator)[0] if number else self._beliefs.centre
+        spare = self._encoding.random(_ATTEMPTS, self._generator)
+        return self._encoding.decode(self._allowed_first(np.concatenate([point[None], spare]), 1)[0])
 
-    def _measurements(self, study: Study, trials: Sequence[FrozenTrial]) -> tuple[Array, Array, Array]:
-        """Points, resources and values, lower better, of what was measured; of each curve a few places suffice."""
-        sign = -1.0 if study.direction == StudyDirection.MAXIMIZE else 1.0
-        rows = [
-            (t, step, sign * t.intermediate_values[step]) for t in trials for step in _places(t.intermediate_values)
-        ]
-        points = self._encoding.encode([t.params for t, _, _ in rows])
-        return points, np.array([step for _, step, _ in rows], float), np.array([value for _, _, value in rows], float)
+    def _allowed_first(self, points: Array, count: int) -> Array:
+        """The first so many points that may be tried; if there are none, those that come first."""
+        chosen = list[Array]()
+        far = points[_ATTEMPTS :: max(1, len(points) // _ATTEMPTS)]
+        for point in np.concatenate([points[:_ATTEMPTS], far]):
+            if self._allowed(self._encoding.decode(point)):
+                chosen.append(point)
+            if len(chosen) == count:
+                break
+        return np.array(chosen) if chosen else points[:count]
 
-    def _propose(self, trials: Sequence[FrozenTrial], points: Array, resources: Array, values: Array) -> Array:
-        targets = _normalised(values)
-        inputs = np.column_stack([points, self._fidelity(resources)])
-        process = GaussianProcess.fit(inputs, targets, self._theta)
+    def _propose(self, trials: Sequence[FrozenTrial], seen: Observations) -> dict[str, Any]:
+        inputs = np.column_stack([seen.points, self._fidelity(seen.resources)])
+        process = GaussianProcess.fit(inputs, seen.values, self._theta)
         self._theta = process.theta
-        running = self._encoding.encode([t.params for t in trials if is_running(t)])
-        if len(running):
-            process = _believe(process, inputs, targets, self._at_full(running))
+        if running := [t for t in trials if is_running(t)]:
+            process = process.believing(self._ends(running))
         tried = self._encoding.encode([t.params for t in trials])
-        best = float(process.predict(self._at_full(tried))[0].min())
-        return self._maximise(process, best, tried)
-
-    def _maximise(self, process: GaussianProcess, best: float, tried: Array) -> Array:
-        """Random points, then ever closer neighbours of the best of them and of what was tried."""
         means = process.predict(self._at_full(tried))[0]
-        centres = tried[np.argsort(means)[:4]]
+        worth = self._worth(trials, tried, means, process)
+        return self._encoding.decode(self._maximise(worth, tried[np.argsort(means)[:4]]))
+
+    def _ends(self, running: Sequence[FrozenTrial]) -> Array:
+        """Where the segments under way end.
+
+        Beliefs at the full resource instead would make the model sure of what short trainings will hardly tell.
+        """
+        targets = [t.user_attrs.get(TARGET) or self._full for t in running]
+        points = self._encoding.encode([t.params for t in running])
+        return np.column_stack([points, self._fidelity(np.array(targets, float))])
+
+    def _worth(
+        self, trials: Sequence[FrozenTrial], tried: Array, means: Array, process: GaussianProcess
+    ) -> Callable[[Array], Array]:
+        """The logarithm of what a proposal is worth, as a function of points."""
+        costs, weight = self._cost(trials, tried)
+        belief = _BELIEF / len(trials)
+        fates = [usable(t) for t in trials]
+        good = np.array([fate is not False for fate in fates])
+        feasibility = None
+        if not good.all():
+            known = np.array([fate is not None for fate in fates])
+            feasibility = Feasibility(tried[known], good[known].astype(float))
+            if good.any():
+                means, tried = means[good], tried[good]
+
+        def worth(points: Array) -> Array:
+            mean, deviation = process.predict(self._at_full(points))
+            best: Array | float = float(means.min())
+            if costs is not None and self._aim == "pareto":
+                best = front_value(costs.log_rate(tried), means, costs.log_rate(points), self._generator)
+            total = log_improvement(best, mean, deviation)
+            if self._beliefs:
+                total += belief * self._beliefs.log_density(points)
+            if feasibility is not None:
+                total += feasibility.log_probability(points)
+            if costs is not None and weight:
+                total -= weight * costs.log_rate(points)
+            return total
+
+        return worth
+
+    def _cost(self, trials: Sequence[FrozenTrial], tried: Array) -> tuple[Cost | None, float]:
+        """The model of costs and the power of the cost in what a proposal is worth."""
+        rates = [(point, rate(t)) for point, t in zip(tried, trials, strict=True)]
+        known = [(point, found) for point, found in rates if found is not None]
+        if self._aim == "quality" or len(known) < 3:
+            return None, 0.0
+        model = Cost(np.array([p for p, _ in known]), np.array([r for _, r in known]))
+        if self._aim == "pareto":
+            return model, 0.0
+        spent = sum(map(cost, trials)) / self._budget if self._budget else 0.0
+        return model, max(0.0, 1.0 - spent)
+
+    def _maximise(self, worth: Callable[[Array], Array], centres: Array) -> Array:
+        """Random points, then ever closer neighbours of the best of them and of `centres`."""
         pool = np.concatenate([self._encoding.random(_CANDIDATES, self._generator), self._near(centres, 0.1)])
+        if self._beliefs:
+            pool = np.concatenate([pool, self._beliefs.sample(_LOCAL, self._generator)])
         for width in np.geomspace(0.1, 0.01, _ROUNDS):
             pool = self._encoding.snap(pool)
-            gains = self._improvement(process, pool, best)
-            top = pool[np.argsort(-gains)[:4]]
+            top = self._allowed_first(pool[np.argsort(-worth(pool))], 4)
             pool = np.concatenate([top, self._near(top, width)])
         pool = self._encoding.snap(pool)
-        chosen: Array = pool[int(self._improvement(process, pool, best).argmax())]
-        return chosen
+        best: Array = self._allowed_first(pool[np.argsort(-worth(pool))], 1)[0]
+        return best
 
     def _near(self, centres: Array, width: float) -> Array:
         rows = centres[self._generator.integers(len(centres), size=_LOCAL)]
         moved = self._generator.random(rows.shape) < np.maximum(0.3, 1.0 / rows.shape[1])
-        return np.clip(rows + moved * self._generator.normal(0.0, width, rows.shape), 0.0, 1.0)
-
-    def _improvement(self, process: GaussianProcess, points: Array, best: float) -> Array:
-        """The logarithm of the expected improvement, whose ranking survives where the improvement underflows."""
-        mean, deviation = process.predict(self._at_full(points))
-        z = (best - mean) / deviation
-        gain: Array = np.log(deviation) + _log_h(z)
-        return gain
+        near: Array = np.clip(rows + moved * self._generator.normal(0.0, width, rows.shape), 0.0, 1.0)
+        return near
 
     def _at_full(self, points: Array) -> Array:
         return np.column_stack([points, np.ones(len(points))])
@@ -118,48 +209,3 @@ class MultiFidelitySampler(BaseSampler):
     def _fidelity(self, resources: Array) -> Array:
         scaled: Array = np.log1p(resources) / np.log1p(self._full)
         return scaled
-
-
-def _places(curve: Mapping[int, float]) -> list[int]:
-    """The last step of a curve, and those at a third, a ninth ... of it."""
-    if not curve:
-        return []
-    last = max(curve)
-    wanted = {last}
-    step = last
-    while step > 1:
-        step = round(step / 3)
-        nearest = min(curve, key=lambda s: abs(s - step))
-        wanted.add(nearest)
-    return sorted(wanted)
-
-
-def _normalised(values: Array) -> Array:
-    """About zero mean and unit variance; the worst, infinite ones too, are drawn in."""
-    finite = values[np.isfinite(values)]
-    if not len(finite):
-        return np.zeros_like(values)
-    low, middle = finite.min(), np.median(finite)
-    cut = middle + 2.0 * max(middle - low, 1e-12)
-    clipped = np.minimum(np.where(np.isfinite(values), values, cut), cut)
-    spread = clipped.std()
-    result: Array = (clipped - clipped.mean()) / (spread if spread > 0 else 1.0)
-    return result
-
-
-def _believe(process: GaussianProcess, inputs: Array, targets: Array, points: Array) -> GaussianProcess:
-    mean = process.predict(points)[0]
-    return GaussianProcess.condition(process.theta, np.concatenate([inputs, points]), np.concatenate([targets, mean]))
-
-
-def _log_h(z: Array) -> Array:
-    """log(phi(z) + z Phi(z)), stable for very negative z."""
-    direct = np.log(np.maximum(norm.pdf(z) + z * norm.cdf(z), 1e-300))
-    tail = norm.logpdf(z) - 2 * np.log(np.maximum(-z, 1.0))
-    result: Array = np.where(z > -6, direct, tail)
-    return result
-
-
-def is_running(trial: FrozenTrial) -> bool:
-    """Whether something is being measured: Optuna knows no paused trials, so a study marks them."""
-    return trial.state == TrialState.RUNNING and not trial.user_attrs.get(PAUSED, False)

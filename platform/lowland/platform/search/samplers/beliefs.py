@@ -1,0 +1,61 @@
+"""What users believe of good values, as a density over the unit cube (piBO, Hvarfner et al., arXiv 2204.11051)."""
+
+from collections.abc import Mapping
+
+import numpy as np
+from optuna.distributions import CategoricalDistribution
+
+from lowland.platform.search.samplers.encoding import Encoding
+from lowland.platform.search.samplers.gaussian_process import Array
+from lowland.search_spaces import Prior
+
+_DOUBT = 0.1
+"""Share of a uniform density in each belief: a wrong one can cost only so much."""
+
+
+class Beliefs:
+    """Independent beliefs about some parameters.
+
+    A number is believed to lie about the centre, as a normal distribution of the prior's `deviation` cut to the
+    range; a category to be the centre with probability `confidence`.
+
+    Args:
+        encoding: of the space.
+        priors: by parameter; names that the space does not have are left out.
+    """
+
+    def __init__(self, encoding: Encoding, priors: Mapping[str, Prior]) -> None:
+        self._encoding = encoding
+        self._priors = {name: prior for name, prior in priors.items() if name in encoding.columns}
+        centres = encoding.encode([{name: prior.centre for name, prior in self._priors.items()}])
+        self.centre: Array = centres[0]
+
+    def __bool__(self) -> bool:
+        return bool(self._priors)
+
+    def log_density(self, points: Array) -> Array:
+        """Up to a constant; at most `log(1 / doubt)`-like below its peak per parameter."""
+        total = np.zeros(len(points))
+        for name, prior in self._priors.items():
+            columns = self._encoding.columns[name]
+            distance = points[:, columns] - self.centre[columns]
+            if isinstance(self._encoding.space[name], CategoricalDistribution):
+                others = max(distance.shape[1] - 1, 1)
+                away = np.abs(distance).max(1) > 0.5
+                relative = np.where(away, (1 - prior.confidence) / others / prior.confidence, 1.0)
+            else:
+                relative = np.exp(-0.5 * (distance[:, 0] / prior.deviation) ** 2)
+            total += np.log((1 - _DOUBT) * relative + _DOUBT)
+        return total
+
+    def sample(self, count: int, generator: np.random.Generator) -> Array:
+        """Points drawn from it; uniform where nothing is believed."""
+        points = self._encoding.random(count, generator)
+        for name, prior in self._priors.items():
+            columns = self._encoding.columns[name]
+            if isinstance(self._encoding.space[name], CategoricalDistribution):
+                points[generator.random(count) < prior.confidence, columns] = self.centre[columns]
+            else:
+                drawn = generator.normal(self.centre[columns], prior.deviation, (count, 1))
+                points[:, columns] = np.clip(drawn, 0.0, 1.0)
+        return points

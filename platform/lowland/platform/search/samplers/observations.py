@@ -1,0 +1,88 @@
+"""What a sampler reads from an Optuna study."""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from optuna.study import Study, StudyDirection
+from optuna.trial import FrozenTrial, TrialState
+
+from lowland.platform.search.ledger import SEGMENTS
+from lowland.platform.search.samplers.encoding import Encoding
+from lowland.platform.search.samplers.gaussian_process import Array
+from lowland.platform.search.trials import PAUSED
+
+COSTS = f"lowland:note:{SEGMENTS}"
+"""User attribute of a trial: the accounts of its segments, with `seconds`, `gpus` and `cpus`."""
+
+
+@dataclass(frozen=True)
+class Observations:
+    """Measurements of all trials; of each curve a few places suffice."""
+
+    points: Array
+    """Parameters, [n, d]."""
+    resources: Array
+    """[n]"""
+    values: Array
+    """Lower is better; about zero mean and unit variance, [n]."""
+
+
+def observe(encoding: Encoding, study: Study, trials: Sequence[FrozenTrial]) -> Observations:
+    """The measurements of usable trials, and of unusable ones as bad as the worst."""
+    sign = -1.0 if study.direction == StudyDirection.MAXIMIZE else 1.0
+    rows = [(t, step, sign * t.intermediate_values[step]) for t in trials for step in places(t.intermediate_values)]
+    points = encoding.encode([t.params for t, _, _ in rows])
+    values = np.array([value for _, _, value in rows], float)
+    return Observations(points, np.array([step for _, step, _ in rows], float), normalised(values))
+
+
+def places(curve: Mapping[int, float]) -> list[int]:
+    """The last step of a curve, and those at a third, a ninth ... of it."""
+    if not curve:
+        return []
+    last = max(curve)
+    wanted = {last}
+    step = last
+    while step > 1:
+        step = round(step / 3)
+        wanted.add(min(curve, key=lambda s: abs(s - step)))
+    return sorted(wanted)
+
+
+def normalised(values: Array) -> Array:
+    """About zero mean and unit variance; the worst, infinite ones too, are drawn in."""
+    finite = values[np.isfinite(values)]
+    if not len(finite):
+        return np.zeros_like(values)
+    low, middle = finite.min(), np.median(finite)
+    cut = middle + 2.0 * max(middle - low, 1e-12)
+    clipped = np.minimum(np.where(np.isfinite(values), values, cut), cut)
+    spread = clipped.std()
+    result: Array = (clipped - clipped.mean()) / (spread if spread > 0 else 1.0)
+    return result
+
+
+def usable(trial: FrozenTrial) -> bool | None:
+    """Whether its parameters made a valid training: finite values, constraints that hold; None if not known yet."""
+    values = trial.intermediate_values.values()
+    if any(value > 0 for value in trial.constraints.values()) or not all(map(math.isfinite, values)):
+        return False
+    return True if values else None
+
+
+def cost(trial: FrozenTrial) -> float:
+    """GPU-seconds so far; without GPUs, CPU-seconds."""
+    return float(sum(a["seconds"] * (a["gpus"] or a["cpus"]) for a in trial.user_attrs.get(COSTS, [])))
+
+
+def rate(trial: FrozenTrial) -> float | None:
+    """What a unit of resource cost; None if not known."""
+    spent, reached = cost(trial), max(trial.intermediate_values, default=0)
+    return spent / reached if spent and reached and not is_running(trial) else None
+
+
+def is_running(trial: FrozenTrial) -> bool:
+    """Whether something is being measured: Optuna knows no paused trials, so a study marks them."""
+    return trial.state == TrialState.RUNNING and not trial.user_attrs.get(PAUSED, False)
