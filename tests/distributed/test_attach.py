@@ -1,7 +1,7 @@
 """lowland's optimizers in a DeepSpeed loop that is not lowland's."""
 
 import pytest
-from support.own_loops import refusal, refused_optimizer, small_model, trained, unsharded
+from support.own_loops import refusal, refused_layout, refused_optimizer, small_model, trained, unsharded
 from support.processes import Ranks
 
 pytestmark = pytest.mark.processes
@@ -25,6 +25,16 @@ def test_without_attach_it_refuses(two: Ranks, stage: int) -> None:
     for message in two(refusal, stage):
         assert "has no layout" in message
         assert "lowland.trainers.engines.attach" in message
+
+
+@pytest.mark.parametrize("fault", ["missing", "twice", "shifted"])
+@pytest.mark.parametrize("stage", [2, 3])
+def test_a_layout_that_is_not_that_of_the_live_weights_is_refused_on_every_rank(
+    two: Ranks, stage: int, fault: str
+) -> None:
+    """However it came about; what only rank 0 got wrong, rank 1 refuses too instead of waiting for it."""
+    for message in two(refused_layout, stage, fault):
+        assert "does not match the model's weights in" in message
 
 
 def test_optimizers_that_cannot_be_attached_are_refused(one: Ranks) -> None:

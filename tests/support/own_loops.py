@@ -1,12 +1,14 @@
 """DeepSpeed loops that are not lowland's, and the same training in one process."""
 
+from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
 import torch
 import torch.distributed as dist
 from torch import nn
 
-from lowland.optim import SAM, AdaTAMW, LayoutOptimizer, Ranks
+from lowland.optim import SAM, AdaTAMW, Fragment, LayoutOptimizer, Ranks
 from lowland.optim.conformance import subjects
 
 ROWS, STEPS = 8, 12
@@ -91,6 +93,38 @@ def refusal(stage: int) -> str:
     except RuntimeError as error:
         return str(error)
     raise AssertionError("it stepped fragments without knowing what they hold")
+
+
+def refused_layout(stage: int, fault: str) -> str:
+    """What a loop is told whose fragments hold other pieces than DeepSpeed's tables say, on rank 0 alone.
+
+    Args:
+        stage: ZeRO stage.
+        fault: `missing`, `twice` or `shifted`: what is wrong with the first piece of each fragment.
+    """
+    from lowland.trainers.engines.zero_layout import UnknownLayoutError, ZeroLayout
+
+    plain = ZeroLayout._fragments
+
+    def fragments(layout: ZeroLayout, engine: Any) -> Iterator[Fragment]:
+        for fragment in plain(layout, engine):
+            first, *rest = fragment.segments or (None,)
+            if dist.get_rank() or first is None:
+                yield fragment
+            elif fault == "shifted":
+                fits = first.start + first.numel < fragment.tensor.numel()
+                yield replace(fragment, segments=(replace(first, start=first.start + fits), *rest))
+            else:
+                yield replace(fragment, segments=tuple(rest) if fault == "missing" else (first, first, *rest))
+
+    ZeroLayout._fragments = fragments  # type: ignore[method-assign]
+    try:
+        trained(stage, 1, True)
+    except UnknownLayoutError as error:
+        return str(error)
+    finally:
+        ZeroLayout._fragments = plain  # type: ignore[method-assign]
+    raise AssertionError("it trained on fragments that hold something else")
 
 
 def refused_optimizer(kind: str) -> str:

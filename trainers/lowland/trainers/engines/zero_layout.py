@@ -127,23 +127,25 @@ class ZeroLayout:
         Raises:
             UnknownLayoutError: they differ; training on would compute something else.
         """
-        counts = torch.zeros(len(self.layout.parameters), dtype=torch.float64)
-        differing: set[str] = set()
+        # Summed over the ranks, so that all of them refuse together: elements held, and elements that differ.
+        counts = torch.zeros(len(self.layout.parameters), 2, dtype=torch.float64)
         for fragment in self.layout.fragments:
             for segment in fragment.segments:
-                counts[segment.parameter] += segment.numel
                 live = self._live_weight(segment)
-                if not torch.equal(segment.of(fragment.tensor.data).reshape(-1).to(live), live):
-                    differing.add(self.layout.parameters[segment.parameter].name)
+                held = segment.of(fragment.tensor.data).reshape(-1).to(live)
+                counts[segment.parameter] += torch.tensor([segment.numel, int((held != live).sum())])
         if self.layout.ranks is not None:
             self.layout.ranks.add(counts)
-        for parameter, count in zip(self.layout.parameters, counts.tolist(), strict=True):
+        differing = []
+        for parameter, (count, different) in zip(self.layout.parameters, counts.tolist(), strict=True):
             if count != parameter.numel:
-                differing.add(f"{parameter.name} ({count:.0f} of {parameter.numel} elements)")
+                differing.append(f"{parameter.name} ({count:.0f} of {parameter.numel} elements)")
+            elif different:
+                differing.append(f"{parameter.name} ({different:.0f} elements are others)")
         if differing:
             raise UnknownLayoutError(
                 f"the layout of {type(self._zero).__name__} does not match the model's weights in: "
-                f"{', '.join(sorted(differing)[:5])}; this DeepSpeed version needs a new lowland"
+                f"{', '.join(differing[:5])}; this DeepSpeed version needs a new lowland"
             )
 
     def _fragments(self, engine: Any) -> Iterator[Fragment]:
