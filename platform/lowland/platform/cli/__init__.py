@@ -11,7 +11,7 @@ from typing import Annotated
 
 import typer
 
-from lowland.platform.cli import data, estimate, optcheck, sample, schema, show, train, ui
+from lowland.platform.cli import data, estimate, optcheck, sample, schema, show, study, train, tune, ui
 from lowland.platform.cli.console import print_error
 from lowland.trainers.errors import LowlandError, UserError
 
@@ -31,10 +31,12 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 app.command("train", rich_help_panel=_RUNNING)(train.command)
+app.command("tune", rich_help_panel=_RUNNING)(tune.command)
 app.command("estimate", rich_help_panel=_RUNNING)(estimate.command)
 app.add_typer(data.app, name="data", rich_help_panel=_RUNNING)
 app.command("show", rich_help_panel=_LOOKING)(show.command)
 app.command("sample", rich_help_panel=_LOOKING)(sample.command)
+app.add_typer(study.app, name="study", rich_help_panel=_LOOKING)
 app.command("ui", rich_help_panel=_LOOKING)(ui.command)
 app.command("optcheck", rich_help_panel=_WRITING)(optcheck.command)
 app.command("schema", rich_help_panel=_WRITING)(schema.command)

@@ -6,7 +6,7 @@ loses nothing.  Optuna's samplers see it as any other study.
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import Literal
+from typing import Any, Literal
 
 import optuna
 from optuna.distributions import BaseDistribution
@@ -15,14 +15,15 @@ from optuna.storages import BaseStorage
 from optuna.trial import FrozenTrial, TrialState
 
 from lowland.platform.search.policies import Policy
-from lowland.platform.search.trials import PAUSED, Segment, Status, TrialView
+from lowland.platform.search.trials import PAUSED, SOURCE, TARGET, Segment, Status, TrialView
+from lowland.platform.search.warm_start import Earlier
 from lowland.trainers.errors import UserError
 
 Direction = Literal["minimize", "maximize"]
 
-_TARGET, _REASON = "lowland:target", "lowland:reason"
-_SPACE = "lowland:space"
-_WORST = 1e308
+REASON = "lowland:reason"
+_SPACE, NOTE = "lowland:space", "lowland:note:"
+WORST = 1e308
 """Stands for infinity in a finished trial: Optuna's samplers want numbers."""
 
 
@@ -88,7 +89,7 @@ class Study:
         segment = policy.resume(self.trials())
         if segment is None:
             number = self._study.ask(self._space).number
-            segment = Segment(number, 0, policy.first)
+            segment = Segment(number, 0, policy.begin(number))
         self._begin(segment)
         return segment
 
@@ -104,7 +105,7 @@ class Study:
         trial = self.trial(number)
         if trial.target >= policy.full:
             value = trial.curve[trial.reached] * self._sign
-            self._study.tell(number, value if math.isfinite(value) else math.copysign(_WORST, value))
+            self._study.tell(number, value if math.isfinite(value) else math.copysign(WORST, value))
             return None
         verdict = "stop" if math.isinf(trial.curve[trial.target]) else policy.after(trial, self.trials())
         if verdict == "stop":
@@ -117,10 +118,39 @@ class Study:
         self._begin(segment)
         return segment
 
+    def resume(self, number: int, policy: Policy) -> Segment:
+        """Goes on with a paused trial, whatever the policy would do."""
+        target = self.trial(number).target
+        segment = Segment(number, target, policy.beyond(target))
+        self._begin(segment)
+        return segment
+
+    def add(self, training: Earlier) -> None:
+        """Takes an earlier training of the same task and space for a trial that was stopped where it ended."""
+        worst = math.inf * self._sign
+        trial = optuna.trial.create_trial(
+            state=TrialState.PRUNED,
+            value=None,
+            params=dict(training.parameters),
+            distributions={key: self._space[key] for key in training.parameters},
+            intermediate_values={r: worst if math.isnan(v) else v for r, v in training.curve.items()},
+            user_attrs={TARGET: max(training.curve), SOURCE: training.source},
+        )
+        self._study.add_trial(trial)
+
     def fail(self, number: int, reason: str) -> None:
         """Gives up a trial that has no value for a reason that is not its parameters'."""
-        self._storage.set_trial_user_attr(self._trial_id(number), _REASON, reason)
+        self._storage.set_trial_user_attr(self._trial_id(number), REASON, reason)
         self._study.tell(number, state=TrialState.FAIL)
+
+    def note(self, number: int, name: str, value: Any) -> None:
+        """Keeps something (plain data) with a trial."""
+        self._storage.set_trial_user_attr(self._trial_id(number), NOTE + name, value)
+
+    def notes(self, number: int) -> dict[str, Any]:
+        """What was kept with a trial."""
+        attributes = self._storage.get_trial(self._trial_id(number)).user_attrs
+        return {key.removeprefix(NOTE): value for key, value in attributes.items() if key.startswith(NOTE)}
 
     def close(self) -> None:
         """The search is over: trials that still wait are told as pruned, with what they reached."""
@@ -130,7 +160,7 @@ class Study:
 
     def _begin(self, segment: Segment) -> None:
         trial_id = self._trial_id(segment.trial)
-        self._storage.set_trial_user_attr(trial_id, _TARGET, segment.end)
+        self._storage.set_trial_user_attr(trial_id, TARGET, segment.end)
         self._storage.set_trial_user_attr(trial_id, PAUSED, False)
 
     def _trial_id(self, number: int) -> int:
@@ -138,8 +168,8 @@ class Study:
 
     def _view(self, trial: FrozenTrial) -> TrialView:
         curve = {step: value * self._sign for step, value in trial.intermediate_values.items()}
-        target = trial.user_attrs.get(_TARGET, 0)
-        return TrialView(trial.number, trial.params, curve, _status(trial), target)
+        target = trial.user_attrs.get(TARGET, 0)
+        return TrialView(trial.number, trial.params, curve, status_of(trial), target)
 
     @property
     def sampled(self) -> Sequence[str]:
@@ -147,7 +177,8 @@ class Study:
         return list(self._space)
 
 
-def _status(trial: FrozenTrial) -> Status:
+def status_of(trial: FrozenTrial) -> Status:
+    """How a trial stands, from what storage has of it."""
     match trial.state:
         case TrialState.COMPLETE:
             return "finished"

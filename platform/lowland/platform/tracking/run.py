@@ -163,6 +163,10 @@ class TrackedRun:
         held = [RunTag(name, text) for name, text in (tags or {}).items()]
         self._client.log_batch(self.run_id, metrics=points, tags=held)
 
+    def log_folder(self, folder: Path) -> None:
+        """Records a folder's files as artifacts."""
+        self._client.log_artifacts(self.run_id, str(folder))
+
     def log_files(self, files: Mapping[str, str]) -> None:
         """Records texts as artifacts, by their names."""
         for name, text in files.items():

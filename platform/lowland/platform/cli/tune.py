@@ -1,0 +1,111 @@
+"""`lowland tune`."""
+
+import json
+from typing import Annotated
+
+import typer
+
+from lowland.platform.cli.arguments import Overrides, RecipeFile
+
+
+def command(
+    recipe: RecipeFile,
+    space: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="SPACE",
+            help="Search space: one that comes with lowland, a YAML file, or auto. Repeatable.",
+            rich_help_panel="Search",
+            show_default="auto",
+        ),
+    ] = None,
+    trials: Annotated[
+        int | None,
+        typer.Option(min=1, help="Trials that begin at most.", rich_help_panel="Search", show_default=False),
+    ] = None,
+    budget: Annotated[
+        str | None,
+        typer.Option(
+            metavar="40gpu-hours",
+            help="What may be spent: gpu-hours, cpu-hours, epochs, seconds, tokens or trainings.",
+            rich_help_panel="Search",
+            show_default=False,
+        ),
+    ] = None,
+    metric: Annotated[str, typer.Option(help="What is compared.", rich_help_panel="Search")] = "eval/loss",
+    direction: Annotated[
+        str, typer.Option(metavar="minimize|maximize", help="Where it is to go.", rich_help_panel="Search")
+    ] = "minimize",
+    sampler: Annotated[
+        str,
+        typer.Option(
+            help="Proposes parameters: multi-fidelity, random, quasi-random, tpe, ...", rich_help_panel="Search"
+        ),
+    ] = "multi-fidelity",
+    policy: Annotated[
+        str,
+        typer.Option(
+            help="How far trials are trained: promotion, stopping, median, hyperband, fixed, or none (whole).",
+            rich_help_panel="Search",
+        ),
+    ] = "promotion",
+    parallel: Annotated[
+        str, typer.Option(metavar="auto|N", help="Trials at a time; auto fills the cluster.", rich_help_panel="Run")
+    ] = "auto",
+    seed: Annotated[int, typer.Option(help="Of the sampler.", rich_help_panel="Search")] = 0,
+    overrides: Overrides = None,
+    name: Annotated[
+        str | None,
+        typer.Option(help="Name of the study, instead of the recipe's.", rich_help_panel="Recipe", show_default=False),
+    ] = None,
+    resume: Annotated[
+        bool,
+        typer.Option(
+            "--resume",
+            help="Go on with the study of this name as its folder has it; --trials and --budget replace what it had.",
+            rich_help_panel="Run",
+        ),
+    ] = False,
+    address: Annotated[
+        str | None,
+        typer.Option(
+            metavar="HOST:PORT",
+            help="Ray cluster to join; without it the one of RAY_ADDRESS, else one on this machine.",
+            rich_help_panel="Run",
+            show_default=False,
+        ),
+    ] = None,
+) -> None:
+    """Search for better values of a recipe's fields.
+
+    Each trial is a training; most of them end early. Ctrl-C saves all trials and says how to go on.
+
+    [bold]Examples[/bold]
+
+    lowland tune recipes/stdlib-adamw.yaml --space adamw --trials 40
+
+    lowland tune recipe.yaml --space auto --space mine.yaml --budget 40gpu-hours --address ray-head:6379
+    """
+    from lowland.platform.cli.console import output
+    from lowland.platform.recipe import load_recipe
+    from lowland.platform.search.start import begin, changed
+    from lowland.platform.search.tune import tune
+
+    named = [f"name={json.dumps(name)}"] if name is not None else []
+    loaded = load_recipe(recipe, [*(overrides or []), *named])
+    if resume:
+        setting = changed(loaded.storage, loaded.name, trials=trials, budget=budget, parallel=parallel)
+    else:
+        setting = begin(
+            loaded,
+            space or ["auto"],
+            metric=metric,
+            direction=direction,
+            trials=trials,
+            budget=budget,
+            parallel=parallel,
+            sampler=sampler,
+            policy=policy,
+            seed=seed,
+        )
+    raise typer.Exit(tune(setting, address=address, console=output()).exit_code)

@@ -1,0 +1,237 @@
+"""One command that leads a search on a connected cluster."""
+
+import tempfile
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import ray
+from ray import tune
+from rich.console import Console
+
+from lowland.platform.ray_run import Fitting, Interrupt, interrupts
+from lowland.platform.runs import Driver
+from lowland.platform.search.choices import make_policy
+from lowland.platform.search.dispatcher import create_dispatcher
+from lowland.platform.search.ledger import Budget
+from lowland.platform.search.pool import Pool
+from lowland.platform.search.report import write_report
+from lowland.platform.search.results import read_study
+from lowland.platform.search.search import Search
+from lowland.platform.search.searcher import StudySearcher, trainable
+from lowland.platform.search.setting import STOP, TICKS, Setting
+from lowland.platform.search.start import open_study
+from lowland.platform.search.table import SearchDisplay, State, state_line
+from lowland.platform.search.trial_runs import TrialRuns, resources_of
+from lowland.platform.tracking.run import TrackedRun
+from lowland.platform.tracking.store import first_line, redact
+from lowland.trainers.errors import RunError
+
+POLL_SECONDS = 0.5
+SHOW_SECONDS = 2.0
+"""Between two looks at all trials."""
+TIED = ("cosine", "linear")
+"""Schedules whose rate at a step depends on the whole length."""
+
+
+@dataclass(frozen=True)
+class SearchOutcome:
+    """How a search ended that did not fail."""
+
+    status: Literal["finished", "interrupted"]
+    folder: str
+    parent_run_id: str
+    tracking_uri: str
+
+    @property
+    def exit_code(self) -> int:
+        """0 if the search came to its end, 130 if it was interrupted."""
+        return 0 if self.status == "finished" else 130
+
+
+class SearchDriver:
+    """One command that leads a search."""
+
+    def __init__(self, setting: Setting, uri: str, experiment_id: str, console: Console) -> None:
+        self._uri, self._experiment_id, self._console = uri, experiment_id, console
+        self._parallel = setting.parallel or most_at_a_time(resources_of(setting.recipe), ray.cluster_resources())
+        self._policy = make_policy(setting.policy, TICKS)
+        self._study = open_study(setting)
+        self._parent = self._open_parent(setting)
+        self._setting = setting.with_(
+            parent_run_id=self._parent.run_id, driver=Driver.current(), status="running", tracking_uri=redact(uri)
+        )
+        (self._setting.folder / STOP).unlink(missing_ok=True)
+        self._setting.write()
+
+    def run(self) -> SearchOutcome:
+        """Searches, and closes the search as what it became."""
+        status: Literal["finished", "interrupted", "failed"] = "failed"
+        try:
+            status = self._search()
+        except KeyboardInterrupt:
+            status = "interrupted"
+            raise
+        finally:
+            self._close(status)
+        return SearchOutcome(status, str(self._setting.folder), self._parent.run_id, self._uri)
+
+    def _open_parent(self, setting: Setting) -> TrackedRun:
+
+        if setting.parent_run_id is not None:
+            return TrackedRun.resume(self._uri, setting.parent_run_id)
+        tags = {"lowland.study": setting.name, "lowland.metric": setting.metric}
+        parent = TrackedRun.start(self._uri, self._experiment_id, setting.name, command="lowland tune", tags=tags)
+        parent.log_recipe(setting.recipe, 1)
+        parent.log_environment()
+        parent.log_files({"space.json": setting.space.model_dump_json(indent=2, exclude_unset=True)})
+        return parent
+
+    def _make_search(self, hear: Callable[[str], None]) -> Search:
+
+        setting, space = self._setting, self._setting.bound()
+        runs = TrialRuns(space, self._uri, self._experiment_id, self._parent.run_id, self._policy.full)
+        return Search(
+            self._study,
+            self._policy,
+            runs,
+            space.why_not,
+            metric=setting.metric,
+            most=setting.trials,
+            budget=Budget.parse(setting.budget) if setting.budget is not None else None,
+            hear=hear,
+        )
+
+    def _search(self) -> Literal["finished", "interrupted"]:
+
+        for line in notes(self._setting, self._parallel):
+            self._console.print(line, soft_wrap=True)
+        dispatcher = create_dispatcher(self._setting.recipe.scaling.max_failures)
+        files = str(self._setting.folder / "ray")
+        pool = Pool(dispatcher, files, self._parallel)
+        with SearchDisplay(self._console, self._setting.metric) as display, interrupts() as interrupt:
+            search = self._make_search(display.event)
+            watch = _Watch(search, display, self._sign)
+            fitting = Fitting(_tuner(search, dispatcher, files, self._parallel))
+            try:
+                self._wait(fitting, search, dispatcher, pool, watch, interrupt)
+                interrupted = search.stopping
+            finally:
+                search.stop()
+                dispatcher.stop.remote()
+                pool.close()
+            watch.show()
+        self._log(search, watch)
+        if search.problem is not None:
+            raise search.problem
+        if fitting.error is not None:
+            raise RunError(f"Ray Tune failed: {first_line(fitting.error)}") from fitting.error
+        return "interrupted" if interrupted else "finished"
+
+    def _wait(
+        self, fitting: Fitting, search: Search, dispatcher: Any, pool: Pool, watch: "_Watch", interrupt: Interrupt
+    ) -> None:
+        stop = self._setting.folder / STOP
+        while not fitting.done.wait(POLL_SECONDS):
+            pool.tend(ray.get(dispatcher.look.remote()))
+            if (interrupt.asked or stop.exists()) and not search.stopping:
+                search.stop()
+                watch.display.event("stopping: trials save and end after their step (Ctrl-C again stops at once)")
+            if search.stopping:
+                dispatcher.stop.remote()
+            watch.tick()
+
+    @property
+    def _sign(self) -> float:
+        return 1.0 if self._setting.direction == "minimize" else -1.0
+
+    def _log(self, search: Search, watch: "_Watch") -> None:
+        """The ledger and the best trial, on the parent run."""
+        state = watch.state()
+        values = search.ledger().metrics()
+        values |= {f"search/trials_{status}": float(count) for status, count in state.counts.items()}
+        tags = {}
+        if (best := state.best) is not None:
+            values[f"best/{self._setting.metric}"] = best.best * self._sign
+            tags["lowland.best_trial"] = str(best.number)
+        self._parent.log_values(values, len(state.trials), tags)
+        self._log_report()
+        self._console.print(state_line(state, self._setting.metric), soft_wrap=True, highlight=False)
+
+    def _log_report(self) -> None:
+
+        with tempfile.TemporaryDirectory() as folder:
+            write_report(read_study(self._setting.recipe.storage, self._setting.name), Path(folder))
+            self._parent.log_folder(Path(folder))
+
+    def _close(self, status: Literal["finished", "interrupted", "failed"]) -> None:
+        self._setting.with_(status=status).write()
+        name, storage = self._setting.name, self._setting.recipe.storage
+        try:
+            self._parent.finish(status)
+        except Exception as error:
+            self._console.print(f"MLflow could not be told that the search ended: {first_line(error)}", style="yellow")
+        if status != "finished":
+            way = f"go on with: lowland study resume {name} --storage {storage}"
+        else:
+            way = f"see: lowland study show {name} --storage {storage}"
+        self._console.print(way, soft_wrap=True, highlight=False)
+
+
+class _Watch:
+    """Shows a search from time to time."""
+
+    def __init__(self, search: Search, display: SearchDisplay, sign: float) -> None:
+        self.display = display
+        self._search, self._sign = search, sign
+        self._began = self._shown = time.monotonic()
+        self._share = search.share() or 0.0
+
+    def tick(self) -> None:
+        """Shows it if it is time to."""
+        if time.monotonic() - self._shown >= SHOW_SECONDS:
+            self.show()
+
+    def show(self) -> None:
+        """Shows it."""
+        self._shown = time.monotonic()
+        self.display.update(self.state())
+
+    def state(self) -> State:
+        """How the search stands."""
+        search = self._search
+        seconds = time.monotonic() - self._began
+        return State(search.study.trials(), self._sign, search.ledger(), search.share(), self._share, seconds)
+
+
+def most_at_a_time(resources: Any, cluster: dict[str, float]) -> int:
+    """How many trials a cluster holds at once, at least one."""
+    fits = [cluster.get("CPU", 0) // resources.cpus]
+    if resources.gpus:
+        fits.append(cluster.get("GPU", 0) // resources.gpus)
+    return max(1, int(min(fits)))
+
+
+def notes(setting: Setting, parallel: int) -> list[str]:
+    """What the user is to know before the first trial."""
+    lines = [f"study {setting.name!r} in {setting.folder}: {parallel} trials at a time"]
+    schedule = setting.recipe.schedule.name
+    if schedule in TIED and setting.policy != "none":
+        lines.append(
+            f"note: schedule.name is {schedule}, whose rate falls towards the end of the whole length: trials that "
+            "are compared before it still have high rates, which favours small ones; schedule.name: wsd or constant "
+            "compares more fairly, --policy none trains every trial whole"
+        )
+    return lines
+
+
+def _tuner(search: Search, dispatcher: Any, storage: str, parallel: int) -> Any:
+    return tune.Tuner(
+        trainable(dispatcher),
+        tune_config=tune.TuneConfig(
+            search_alg=StudySearcher(search), num_samples=-1, max_concurrent_trials=parallel, reuse_actors=True
+        ),
+        run_config=tune.RunConfig(name=f"tune-{time.time_ns()}", storage_path=storage, verbose=0),
+    )

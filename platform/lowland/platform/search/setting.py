@@ -1,0 +1,123 @@
+"""What a search is, as its folder keeps it: enough to go on from storage alone.
+
+<storage>/<name>/search.json     the setting (`Setting`)
+                 trials.journal  every trial's state (`lowland.platform.search.study`)
+                 trial-0000/     a run folder per trial
+"""
+
+import os
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict
+
+from lowland.platform.recipe import Recipe
+from lowland.platform.runs import Driver, open_filesystem
+from lowland.platform.search.space import BoundSpace
+from lowland.search_spaces import Space
+from lowland.trainers.errors import UserError
+
+SETTING, JOURNAL, STOP = "search.json", "trials.journal", "stop"
+TICKS = 51
+"""Parts of a training at whose ends trials may be compared."""
+
+
+class Setting(BaseModel):
+    """A search."""
+
+    model_config = ConfigDict(frozen=True)
+
+    recipe: Recipe
+    """What trials change; its `name` is the study's."""
+    space: Space
+    metric: str
+    direction: Literal["minimize", "maximize"]
+    trials: int | None
+    """How many begin at most; None is without limit."""
+    budget: str | None
+    parallel: int | None
+    """Trials at a time; None is as many as the cluster holds."""
+    sampler: str
+    policy: str
+    seed: int
+    tracking_uri: str
+    """Without its password."""
+    parent_run_id: str | None = None
+    driver: Driver | None = None
+    """The process that leads the search, or led it last."""
+    status: Literal["running", "finished", "interrupted", "failed"] = "running"
+
+    @property
+    def name(self) -> str:
+        """The study's name."""
+        return self.recipe.name
+
+    @property
+    def folder(self) -> Path:
+        """The study's folder."""
+        return study_folder(self.recipe.storage, self.name)
+
+    def bound(self) -> BoundSpace:
+        """The space, checked against the recipe."""
+        return BoundSpace(self.space, self.recipe)
+
+    def with_(self, **changes: Any) -> "Setting":
+        """This setting with some fields changed."""
+        return self.model_copy(update=changes)
+
+    def write(self) -> None:
+        """Writes it to its folder, whole or not at all."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        temporary = self.folder / f"{SETTING}.{os.getpid()}.tmp"
+        temporary.write_text(self.model_dump_json(indent=2, exclude_unset=True), encoding="utf-8")
+        temporary.replace(self.folder / SETTING)
+
+
+def study_folder(storage: str, name: str) -> Path:
+    """The folder of a study.
+
+    Raises:
+        UserError: the storage is no folder of a file system.
+    """
+    local = open_filesystem(storage)[2]
+    if local is None:
+        raise UserError(
+            f"storage {storage} is no folder: the trials' journal needs a file system that all nodes share; "
+            "set storage to such a folder"
+        )
+    return local / name
+
+
+def read_setting(storage: str, name: str) -> Setting | None:
+    """The setting of a study; None if there is no study of this name."""
+    file = study_folder(storage, name) / SETTING
+    return Setting.model_validate_json(file.read_bytes()) if file.is_file() else None
+
+
+def existing_study(storage: str, name: str) -> Setting:
+    """The setting of a study that must exist.
+
+    Raises:
+        UserError: there is none; the message names those that there are.
+    """
+    found = read_setting(storage, name)
+    if found is None:
+        names = ", ".join(study_names(storage)) or "none"
+        raise UserError(f"no study {name!r} in {storage}; studies there: {names}")
+    return found
+
+
+def study_names(storage: str) -> list[str]:
+    """Names of the studies in a storage folder, sorted."""
+    root = study_folder(storage, "")
+    return sorted(file.parent.name for file in root.glob(f"*/{SETTING}"))
+
+
+def refuse_if_led(setting: Setting) -> None:
+    """A search has one leader.
+
+    Raises:
+        UserError: another process leads it.
+    """
+    if setting.status == "running" and setting.driver is not None and setting.driver.alive():
+        raise UserError(f"study {setting.name!r} is led by process {setting.driver.pid}; stop that first")

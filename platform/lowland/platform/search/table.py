@@ -1,0 +1,115 @@
+"""What a running search shows: a live table on a terminal, plain lines anywhere else."""
+
+import math
+import time
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from types import TracebackType
+
+from rich.console import Console
+from rich.live import Live
+from rich.table import Table
+from rich.text import Text
+
+from lowland.platform.progress import format_seconds
+from lowland.platform.search.ledger import Ledger
+from lowland.platform.search.trials import TrialView
+
+PLAIN_SECONDS = 60.0
+
+
+@dataclass(frozen=True)
+class State:
+    """A search at a moment."""
+
+    trials: Sequence[TrialView]
+    sign: float
+    """-1 if the metric is to rise."""
+    ledger: Ledger
+    share: float | None
+    """Of the budget or the trials that is done."""
+    share_before: float
+    """The same when this command began."""
+    seconds: float
+    """Since this command began."""
+
+    @property
+    def counts(self) -> Counter[str]:
+        """Trials by status."""
+        return Counter(trial.status for trial in self.trials)
+
+    @property
+    def best(self) -> TrialView | None:
+        """The trial with the best value at any resource."""
+        found = min(self.trials, key=lambda t: (t.best, t.number), default=None)
+        return found if found is not None and math.isfinite(found.best) else None
+
+    @property
+    def left(self) -> float | None:
+        """Seconds to the expected end, at the pace of this command."""
+        if self.share is None or self.share <= self.share_before:
+            return None
+        return self.seconds * (1 - self.share) / (self.share - self.share_before)
+
+
+class SearchDisplay:
+    """Shows a search on a console; a context manager."""
+
+    def __init__(self, console: Console, metric: str) -> None:
+        self._console, self._metric = console, metric
+        live = console.is_terminal and not console.is_dumb_terminal
+        self._live = Live(console=console, refresh_per_second=2, redirect_stdout=False) if live else None
+        self._told = time.monotonic()
+
+    def __enter__(self) -> "SearchDisplay":
+        if self._live is not None:
+            self._live.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._live is not None:
+            self._live.stop()
+
+    def event(self, text: str) -> None:
+        """A line that stays."""
+        self._console.print(Text(text), soft_wrap=True)
+
+    def update(self, state: State) -> None:
+        """Shows how the search stands; a plain line once a minute where there is no terminal."""
+        if self._live is not None:
+            self._live.update(state_table(state, self._metric))
+        elif time.monotonic() - self._told >= PLAIN_SECONDS:
+            self._told = time.monotonic()
+            self.event(state_line(state, self._metric))
+
+
+def state_table(state: State, metric: str) -> Table:
+    """The live table."""
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    fields = _fields(state, metric)
+    for title in fields:
+        table.add_column(title, justify="right", no_wrap=True)
+    table.add_row(*fields.values())
+    return table
+
+
+def state_line(state: State, metric: str) -> str:
+    """The same in a line."""
+    return "  ".join(f"{title} {text}" for title, text in _fields(state, metric).items() if text != "-")
+
+
+def _fields(state: State, metric: str) -> dict[str, str]:
+    counts, best, left = state.counts, state.best, state.left
+    return {
+        "running": str(counts["running"]),
+        "paused": str(counts["paused"]),
+        "done": str(counts["finished"] + counts["stopped"]),
+        "failed": str(counts["failed"]),
+        f"best {metric}": f"{best.best * state.sign:.4f} (trial {best.number})" if best is not None else "-",
+        "spent": f"{state.ledger.trainings:.1f} trainings, {format_seconds(state.ledger.seconds)}",
+        "budget": f"{100 * state.share:.0f}%" if state.share is not None else "-",
+        "left": format_seconds(left) if left is not None else "-",
+    }

@@ -1,0 +1,111 @@
+"""A trial as a run: its recipe, its run folder, and one MLflow run however many segments it takes."""
+
+from collections.abc import Mapping
+from typing import Any, Literal
+
+from lowland.platform.recipe import Recipe
+from lowland.platform.recipe.dump import dump, flatten
+from lowland.platform.runs import RECIPE, RunFolder, RunRecord
+from lowland.platform.search.jobs import Job, Outcome, Resources
+from lowland.platform.search.space import BoundSpace
+from lowland.platform.search.trials import Segment
+from lowland.platform.tracking.run import TrackedRun
+
+Fate = Literal["goes on", "paused", "finished", "stopped", "failed", "interrupted"]
+"""What becomes of a trial when a segment has ended."""
+
+
+class TrialRuns:
+    """The runs of a study's trials.
+
+    Args:
+        space: makes recipes of parameters; its base is named after the study.
+        uri: the MLflow store.
+        experiment_id: of it.
+        parent_run_id: the study's run.
+        full: the resource of a whole training.
+    """
+
+    def __init__(self, space: BoundSpace, uri: str, experiment_id: str, parent_run_id: str, full: int) -> None:
+        self._space, self._uri, self._experiment_id = space, uri, experiment_id
+        self._parent, self._full = parent_run_id, full
+        self._held: dict[int, tuple[RunFolder, RunRecord, TrackedRun]] = {}
+
+    def recipe(self, number: int, parameters: Mapping[str, Any]) -> Recipe:
+        """The recipe of a trial, with its own name and folder.
+
+        Raises:
+            RecipeError: the parameters make none.
+        """
+        base = self._space.base
+        data = self._space.apply(parameters).model_dump(mode="json", exclude_unset=True)
+        checkpoints = {**data.get("checkpoints", {}), "export": False}
+        place = {"name": f"trial-{number:04}", "storage": f"{base.storage.rstrip('/')}/{base.name}"}
+        tracking = {**data.get("tracking", {}), "uri": self._uri}
+        return Recipe.model_validate({**data, **place, "checkpoints": checkpoints, "tracking": tracking})
+
+    def begin(self, segment: Segment, parameters: Mapping[str, Any]) -> Job:
+        """The job that trains a segment; the trial's run is made or continued.
+
+        Raises:
+            RecipeError: the parameters make no recipe.
+        """
+        recipe = self.recipe(segment.trial, parameters)
+        held = self._held.get(segment.trial)
+        folder, record, tracked = held if held is not None else self._open(segment.trial, recipe)
+        record = record.next_attempt(flatten(recipe))
+        folder.write(record)
+        self._held[segment.trial] = folder, record, tracked
+        task = {
+            "recipe": recipe.model_dump(mode="json"),
+            "run_id": tracked.run_id,
+            "tracking_uri": tracked.uri,
+            "created": tracked.created,
+            "attempt": record.attempts,
+            "until": (segment.end, self._full),
+        }
+        return Job(resources_of(recipe), task)
+
+    def ended(self, number: int, outcome: Outcome, fate: Fate) -> None:
+        """Marks the run as what its trial became."""
+        folder, record, tracked = self._held[number]
+        if fate == "goes on":
+            return
+        status: Literal["finished", "failed", "interrupted"]
+        status = fate if fate == "finished" or fate == "failed" else "interrupted"
+        folder.write(record.with_(status=status))
+        if fate == "paused":
+            tracked.pause()
+            return
+        tracked.log_values({}, 0, {"lowland.trial.fate": fate, "lowland.trial.end": outcome.end})
+        tracked.finish("finished" if fate == "stopped" and outcome.end == "reached" else status, folder)
+        del self._held[number]
+
+    def _open(self, number: int, recipe: Recipe) -> tuple[RunFolder, RunRecord, TrackedRun]:
+        folder = RunFolder.open(recipe.storage, recipe.name)
+        record = folder.read()
+        if record is not None and record.mlflow_run_id is not None:
+            return folder, record, TrackedRun.resume(self._uri, record.mlflow_run_id)
+        folder.create()
+        tags = {"mlflow.parentRunId": self._parent, "lowland.trial": str(number)}
+        name = f"{self._space.base.name}/{recipe.name}"
+        tracked = TrackedRun.start(self._uri, self._experiment_id, name, command="lowland tune", tags=tags)
+        record = RunRecord.new(recipe.name, flatten(recipe)).with_(
+            tracking_uri=recipe.tracking.uri, experiment=recipe.tracking.experiment, mlflow_run_id=tracked.run_id
+        )
+        folder.write(record)
+        folder.write_bytes(dump(recipe).encode(), RECIPE)
+        tracked.log_recipe(recipe, 1)
+        return folder, record, tracked
+
+
+def resources_of(recipe: Recipe) -> Resources:
+    """What a training's workers hold."""
+    scaling = recipe.scaling
+    return Resources(
+        scaling.workers,
+        scaling.cpus_per_worker,
+        scaling.gpus_per_worker,
+        scaling.accelerator_type,
+        scaling.placement,
+    )
