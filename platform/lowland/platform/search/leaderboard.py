@@ -1,0 +1,183 @@
+"""A study as people read it: the best trials and their recipe, what became of the others, what was spent."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, get_args
+
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from lowland.platform.progress import format_count, format_seconds
+from lowland.platform.recipe import Recipe
+from lowland.platform.recipe.dump import dump
+from lowland.platform.search.importance import FEWEST, Importance
+from lowland.platform.search.results import StudyResult, TrialResult
+from lowland.platform.search.trials import Status
+from lowland.trainers.errors import UserError
+
+ROWS = 10
+"""Trials on the leaderboard."""
+COMPARED = 4
+"""Of these the parameters are shown beside each other."""
+LISTED = 12
+"""Trials that are named in a line."""
+
+
+def best_recipe(result: StudyResult) -> str:
+    """The best trial's recipe as YAML for `lowland train`; it has a run name of its own.
+
+    Raises:
+        UserError: no trial has a value, the study has no recipe, or its recipe is not valid any more.
+    """
+    if result.best is None:
+        raise UserError(f"study {result.name!r} has no trial with a value of {result.metric} yet")
+    if result.setting is None:
+        raise UserError(f"study {result.name!r} was not begun by `lowland tune`: it has no recipe")
+    recipe = result.setting.bound().apply(result.best.parameters)
+    name = f"{result.name}-trial-{result.best.number:04}"
+    return dump(Recipe.model_validate({**recipe.model_dump(mode="json", exclude_unset=True), "name": name}))
+
+
+def print_studies(results: Sequence[StudyResult], console: Console) -> None:
+    """Prints a line for every study."""
+    table = _table("study", "metric", ">best", ">when", ">trials", "of these")
+    for result in results:
+        states = [trial.status for trial in result.trials]
+        counts = [f"{states.count(status)} {status}" for status in get_args(Status) if status in states]
+        best = _value(result.best.value if result.best else None)
+        when = f"{result.updated:%Y-%m-%d %H:%M}" if result.updated else "-"
+        table.add_row(escape(result.name), escape(result.metric), best, when, str(len(states)), ", ".join(counts))
+    console.print(table)
+
+
+def print_study(result: StudyResult, importances: Sequence[Importance], console: Console) -> None:
+    """Prints the leaderboard, the parameters, their importances, what became of all trials, and what was spent."""
+    aim = "lowest" if result.direction == "minimize" else "highest"
+    console.print(f"[bold]{escape(result.name)}[/bold]: {len(result.trials)} trials, the {aim} {escape(result.metric)}")
+    if result.setting is not None:
+        console.print(f"sampler {result.setting.sampler}, early stopping {result.setting.policy}", markup=False)
+    if result.ranked:
+        console.print()
+        console.print(_ranks(result))
+        differing = _differing(result)
+        if differing:
+            console.print("\nParameters that differ")
+            console.print(_parameters(result, differing))
+    _print_importances(result, importances, console)
+    console.print("\nWhat became of trials")
+    for line in fates(result):
+        console.print(f"  {line}", markup=False)
+    console.print("\nSpent")
+    for line in spent(result):
+        console.print(f"  {line}", markup=False)
+
+
+def print_recipe(result: StudyResult, console: Console) -> None:
+    """Prints the best recipe, or why there is none."""
+    try:
+        text = best_recipe(result)
+    except UserError as error:
+        console.print(f"\nNo best recipe: {error}", markup=False)
+        return
+    console.print("\nBest recipe, for `lowland train`\n", markup=False)
+    console.print(text, markup=False, end="")
+
+
+def fates(result: StudyResult) -> Iterator[str]:
+    """A line for every way in which trials ended or wait, with their numbers."""
+    groups: dict[str, list[int]] = {}
+    for trial in result.trials:
+        groups.setdefault(_fate(trial, result), []).append(trial.number)
+    for text, numbers in sorted(groups.items(), key=lambda item: -len(item[1])):
+        named = ", ".join(map(str, numbers[:LISTED])) + (", ..." if len(numbers) > LISTED else "")
+        yield f"{len(numbers)} {text} ({named})"
+    if not groups:
+        yield "none began"
+
+
+def spent(result: StudyResult) -> Iterator[str]:
+    """A line for every kind of resource."""
+    ledger = result.ledger
+    trainings = ledger.trainings if ledger else result.trainings
+    yield f"{trainings:.1f} whole trainings, by length"
+    if ledger is None:
+        return
+    if ledger.gpu_seconds:
+        yield f"{ledger.gpu_seconds / 3600:.2f} GPU-hours"
+    yield f"{ledger.cpu_seconds / 3600:.2f} CPU-hours; jobs took {format_seconds(ledger.seconds)} in all"
+    if ledger.tokens:
+        yield f"{format_count(ledger.tokens)} tokens"
+    lost = f"; workers were lost {ledger.restarts:.0f} times" if ledger.restarts else ""
+    yield f"{ledger.goodput:.0%} of the time trained, {ledger.startup_share:.0%} was start-up{lost}"
+
+
+def _fate(trial: TrialResult, result: StudyResult) -> str:
+    place = f"at {trial.reached / result.full:.0%} of a training"
+    if trial.source:
+        return "taken from earlier trainings"
+    if trial.reason:
+        return f"{trial.status}, {trial.reason}"
+    if trial.unusable:
+        return f"gave no number {place}"
+    match trial.status:
+        case "finished":
+            return "trained to the end"
+        case "stopped":
+            return f"stopped {place}, since others were better there"
+        case "paused":
+            return f"paused {place}"
+        case "failed":
+            return "failed"
+        case _:
+            return f"running, to {trial.target / result.full:.0%} of a training"
+
+
+def _ranks(result: StudyResult) -> Table:
+    table = _table(">rank", ">trial", f">{escape(result.metric)}", ">trained", "status")
+    for rank, trial in enumerate(result.ranked[:ROWS], 1):
+        share = f"{trial.reached / result.full:.0%}"
+        table.add_row(str(rank), str(trial.number), _value(trial.value), share, trial.status)
+    return table
+
+
+def _differing(result: StudyResult) -> list[str]:
+    """Parameters that are not the same in all trials on the leaderboard."""
+    shown = [trial.parameters for trial in result.ranked[:ROWS]]
+    return [name for name in result.parameters if any(p.get(name) != shown[0].get(name) for p in shown)]
+
+
+def _parameters(result: StudyResult, names: Sequence[str]) -> Table:
+    best = result.ranked[:COMPARED]
+    table = _table("parameter", *(f">trial {trial.number}" for trial in best))
+    for name in names:
+        table.add_row(escape(name), *(_parameter(trial.parameters, name) for trial in best))
+    return table
+
+
+def _print_importances(result: StudyResult, importances: Sequence[Importance], console: Console) -> None:
+    if not importances:
+        console.print(f"\nImportances are told from {FEWEST} trials on, if their values differ.")
+        return
+    place = f"{result.common / result.full:.0%} of a training"
+    console.print(f"\nImportance of parameters at {place}: mean ± standard deviation over resampled trials")
+    table = _table("parameter", ">share", "")
+    for one in importances:
+        table.add_row(escape(one.parameter), f"{one.mean:.2f} ± {one.deviation:.2f}", "█" * round(20 * one.mean))
+    console.print(table)
+
+
+def _table(*titles: str) -> Table:
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for title in titles:
+        right = title.startswith(">")
+        table.add_column(title.lstrip(">"), justify="right" if right else "left", overflow="fold", no_wrap=right)
+    return table
+
+
+def _parameter(parameters: Mapping[str, Any], name: str) -> str:
+    value = parameters.get(name, "-")
+    return escape(f"{value:.4g}" if isinstance(value, float) else str(value))
+
+
+def _value(value: float | None) -> str:
+    return "-" if value is None else f"{value:.5g}"
