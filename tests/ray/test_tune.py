@@ -122,6 +122,7 @@ def test_a_search_is_stopped_goes_on_from_storage_and_leaves_one_run_a_trial(clu
         if run.data.metrics["train/epoch"] == max(r.data.metrics["train/epoch"] for r in children)
     )
     assert [m.step for m in store.get_metric_history(whole.info.run_id, "eval/loss")] == [3, 9, 27, 51]
+    assert {run.info.status for run in children} == {"FINISHED"}
     parent = store.get_run(outcome.parent_run_id)
     assert parent.info.status == "FINISHED"
     assert parent.data.metrics["search/trainings"] == pytest.approx(sum(max(c) for c in curves) / 51)

@@ -39,6 +39,9 @@ class Played:
     def ended(self, number: int, outcome: Outcome, fate: str) -> None:
         self.fates.append((number, fate))
 
+    def given_up(self, number: int) -> None:
+        self.fates.append((number, "given up"))
+
 
 def search(
     storage: BaseStorage | None = None,
@@ -84,6 +87,7 @@ def test_the_best_trial_is_trained_whole_and_the_others_are_told_where_they_ende
     assert list(best.curve) == [3, 9, 27]
     assert [fate for number, fate in runs.fates if number == best.number] == ["paused", "paused", "finished"]
     assert len(trials) == 9
+    assert {number for number, fate in runs.fates if fate == "given up"} == {t.number for t in trials} - {best.number}
 
 
 def test_few_trials_also_end_with_a_whole_one():

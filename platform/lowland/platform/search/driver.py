@@ -79,7 +79,6 @@ class SearchDriver:
         return SearchOutcome(status, str(self._setting.folder), self._parent.run_id, self._uri)
 
     def _open_parent(self, setting: Setting) -> TrackedRun:
-
         if setting.parent_run_id is not None:
             return TrackedRun.resume(self._uri, setting.parent_run_id)
         tags = {"lowland.study": setting.name, "lowland.metric": setting.metric}
@@ -90,7 +89,6 @@ class SearchDriver:
         return parent
 
     def _make_search(self, hear: Callable[[str], None]) -> Search:
-
         setting, space = self._setting, self._setting.bound()
         runs = TrialRuns(space, self._uri, self._experiment_id, self._parent.run_id, self._policy.full)
         return Search(
@@ -105,7 +103,6 @@ class SearchDriver:
         )
 
     def _search(self) -> Literal["finished", "interrupted"]:
-
         for line in notes(self._setting, self._parallel):
             self._console.print(line, soft_wrap=True)
         dispatcher = create_dispatcher(self._setting.recipe.scaling.max_failures)
@@ -117,11 +114,14 @@ class SearchDriver:
             fitting = Fitting(_tuner(search, dispatcher, files, self._parallel))
             try:
                 self._wait(fitting, search, dispatcher, pool, watch, interrupt)
-                interrupted = search.stopping
-            finally:
+            except BaseException:
                 search.stop()
-                dispatcher.stop.remote()
+                dispatcher.stop.remote()  # on a connection that stays, workers are to end by themselves
                 pool.close()
+                raise
+            interrupted = search.stopping
+            pool.close()
+            pool.join()
             watch.show()
         self._log(search, watch)
         if search.problem is not None:
@@ -161,10 +161,13 @@ class SearchDriver:
         self._console.print(state_line(state, self._setting.metric), soft_wrap=True, highlight=False)
 
     def _log_report(self) -> None:
-
-        with tempfile.TemporaryDirectory() as folder:
-            write_report(read_study(self._setting.recipe.storage, self._setting.name), Path(folder))
-            self._parent.log_folder(Path(folder))
+        found = read_study(self._setting.recipe.storage, self._setting.name)
+        try:
+            with tempfile.TemporaryDirectory() as folder:
+                write_report(found, Path(folder))
+                self._parent.log_folder(Path(folder))
+        except Exception as error:  # all of it can be made again from the study
+            self._console.print(f"the study's report is not in MLflow: {first_line(error)}", style="yellow")
 
     def _close(self, status: Literal["finished", "interrupted", "failed"]) -> None:
         self._setting.with_(status=status).write()

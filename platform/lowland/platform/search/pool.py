@@ -45,9 +45,12 @@ class Pool:
                 self._start(resources)
 
     def close(self) -> None:
-        """Ends all groups, after the jobs they have."""
+        """Lets all groups end after the jobs they have."""
         for group in self._groups:
             group.close()
+
+    def join(self) -> None:
+        """Waits for the end of all groups, for a while."""
         end = time.monotonic() + CLOSE_SECONDS
         for group in self._groups:
             group.join(max(0.0, end - time.monotonic()))

@@ -33,6 +33,9 @@ class Runs(Protocol):
     def ended(self, number: int, outcome: Outcome, fate: Any) -> None:
         """What became of a trial."""
 
+    def given_up(self, number: int) -> None:
+        """A trial that was paused does not go on."""
+
 
 class Search:
     """Decides for one driver.
@@ -148,6 +151,9 @@ class Search:
         return self.study.resume(best.number, self._policy)
 
     def _over(self) -> Answer:
+        for trial in self.study.trials():
+            if trial.status == "paused":
+                self._runs.given_up(trial.number)
         self.study.close()
         return "over"
 

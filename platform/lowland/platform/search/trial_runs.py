@@ -13,6 +13,7 @@ from lowland.platform.tracking.run import TrackedRun
 
 Fate = Literal["goes on", "paused", "finished", "stopped", "failed", "interrupted"]
 """What becomes of a trial when a segment has ended."""
+_Held = tuple[RunFolder, RunRecord, TrackedRun]
 
 
 class TrialRuns:
@@ -29,7 +30,8 @@ class TrialRuns:
     def __init__(self, space: BoundSpace, uri: str, experiment_id: str, parent_run_id: str, full: int) -> None:
         self._space, self._uri, self._experiment_id = space, uri, experiment_id
         self._parent, self._full = parent_run_id, full
-        self._held: dict[int, tuple[RunFolder, RunRecord, TrackedRun]] = {}
+        self._storage = f"{space.base.storage.rstrip('/')}/{space.base.name}"
+        self._held: dict[int, _Held] = {}
 
     def recipe(self, number: int, parameters: Mapping[str, Any]) -> Recipe:
         """The recipe of a trial, with its own name and folder.
@@ -37,10 +39,9 @@ class TrialRuns:
         Raises:
             RecipeError: the parameters make none.
         """
-        base = self._space.base
         data = self._space.apply(parameters).model_dump(mode="json", exclude_unset=True)
         checkpoints = {**data.get("checkpoints", {}), "export": False}
-        place = {"name": f"trial-{number:04}", "storage": f"{base.storage.rstrip('/')}/{base.name}"}
+        place = {"name": f"trial-{number:04}", "storage": self._storage}
         tracking = {**data.get("tracking", {}), "uri": self._uri}
         return Recipe.model_validate({**data, **place, "checkpoints": checkpoints, "tracking": tracking})
 
@@ -81,11 +82,26 @@ class TrialRuns:
         tracked.finish("finished" if fate == "stopped" and outcome.end == "reached" else status, folder)
         del self._held[number]
 
-    def _open(self, number: int, recipe: Recipe) -> tuple[RunFolder, RunRecord, TrackedRun]:
-        folder = RunFolder.open(recipe.storage, recipe.name)
+    def given_up(self, number: int) -> None:
+        """Marks the run of a paused trial as one that does not go on."""
+        held = self._held.pop(number, None) or self._reopen(number)
+        if held is not None:
+            folder, _, tracked = held
+            tracked.log_values({}, 0, {"lowland.trial.fate": "stopped", "lowland.trial.end": "reached"})
+            tracked.finish("finished", folder)
+
+    def _reopen(self, number: int) -> _Held | None:
+        folder = RunFolder.open(self._storage, f"trial-{number:04}")
         record = folder.read()
-        if record is not None and record.mlflow_run_id is not None:
-            return folder, record, TrackedRun.resume(self._uri, record.mlflow_run_id)
+        if record is None or record.mlflow_run_id is None:
+            return None
+        return folder, record, TrackedRun.resume(self._uri, record.mlflow_run_id)
+
+    def _open(self, number: int, recipe: Recipe) -> _Held:
+        there = self._reopen(number)
+        if there is not None:
+            return there
+        folder = RunFolder.open(recipe.storage, recipe.name)
         folder.create()
         tags = {"mlflow.parentRunId": self._parent, "lowland.trial": str(number)}
         name = f"{self._space.base.name}/{recipe.name}"
