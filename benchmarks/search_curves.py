@@ -9,6 +9,8 @@ import numpy as np
 import numpy.typing as npt
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
 
+from lowland.platform.search.study import Direction
+
 Row = npt.NDArray[np.float64]
 OUTPUTS = ("time", "val_accuracy", "val_cross_entropy", "val_balanced_accuracy")
 DEVELOPED_ON = 16
@@ -23,7 +25,7 @@ class LCBench:
         task: OpenML task id.
     """
 
-    direction = "maximize"
+    direction: Direction = "maximize"
 
     def __init__(self, folder: Path, task: str) -> None:
         import onnxruntime
@@ -97,7 +99,7 @@ class CurveTable:
         path: the file.
     """
 
-    direction = "minimize"
+    direction: Direction = "minimize"
 
     def __init__(self, path: Path) -> None:
         import pyarrow.parquet as pq

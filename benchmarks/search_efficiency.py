@@ -11,14 +11,16 @@ lowland does not: pip install onnxruntime.  Measured are the tasks on which noth
 import argparse
 import json
 import time
-from collections.abc import Iterator
-from concurrent.futures import ProcessPoolExecutor
+from collections.abc import Iterator, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from dataclasses import asdict, dataclass
 from functools import cache
-from itertools import islice
 from pathlib import Path
+from typing import Any
 
 import optuna
+from optuna.storages import InMemoryStorage
+from optuna.trial import TrialState
 from search_curves import DEVELOPED_ON, CurveTable, LCBench, tasks
 from search_methods import METHODS, PRIOR_METHODS, Curves, priors_of
 from search_report import report
@@ -29,6 +31,7 @@ from lowland.platform.search.study import Study
 RANDOM_TRIALS, RANDOM_SEEDS = 64, 40
 CAP = 64
 """Whole trainings after which a run that has not reached its target is given up."""
+Run = dict[str, Any]
 
 
 @dataclass(frozen=True)
@@ -44,6 +47,16 @@ class Cell:
     def key(self) -> str:
         """Its name in the results."""
         return f"{self.task}/{self.method}/{self.workers}/{self.seed}"
+
+
+class ToldComplete(InMemoryStorage):
+    """What is stopped counts as finished with the value it had, as Ray Tune's OptunaSearch tells it."""
+
+    def set_trial_state_values(self, trial_id: int, state: TrialState, values: Sequence[float] | None = None) -> bool:
+        """Keeps how a trial ended."""
+        return super().set_trial_state_values(
+            trial_id, TrialState.COMPLETE if state == TrialState.PRUNED else state, values
+        )
 
 
 @cache
@@ -69,15 +82,14 @@ def _sign(curves: Curves) -> float:
     return 1.0 if curves.direction == "minimize" else -1.0
 
 
-def run(source: str, cell: Cell, cap: int) -> dict[str, object]:
+def run(source: str, cell: Cell, cap: int) -> Run:
     """Searches once; what it spent until the target was reached, or in all."""
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     curves, target = curves_of(source, cell.task), target_of(source, cell.task)
     priors = priors_of(curves, cell.task) if cell.method in PRIOR_METHODS else {}
     sampler, policy, as_tune = METHODS[cell.method](curves, cell.seed, priors)
-    study = Study(optuna.storages.InMemoryStorage(), "search", curves.space, curves.direction, sampler)
-    if as_tune:
-        _tell_stopped_as_complete(study)
+    storage = ToldComplete() if as_tune else InMemoryStorage()
+    study = Study(storage, "search", curves.space, curves.direction, sampler)
     begun = time.process_time()
     # With the cost in mind the whole budget is used: its bar is on the regret at equal seconds.
     until = float("-inf") if cell.method.startswith("cost") else target
@@ -103,21 +115,7 @@ def _improves(points: list[Point], point: Point) -> bool:
     return not any(earlier.cost < point.cost and earlier.best <= point.best for earlier in points)
 
 
-def _tell_stopped_as_complete(study: Study) -> None:
-    """As Ray Tune's OptunaSearch does: a stopped trial is told as finished, with the value it had."""
-    inner = study._study
-    tell = inner.tell
-
-    def complete(number: int, value: float | None = None, state: object = None) -> object:
-        if state == optuna.trial.TrialState.PRUNED:
-            curve = inner.trials[number].intermediate_values
-            return tell(number, curve[max(curve)])
-        return tell(number, value, state=state)
-
-    inner.tell = complete
-
-
-def cells(options: argparse.Namespace, done: dict[str, dict[str, object]]) -> Iterator[Cell]:
+def cells(options: argparse.Namespace, done: frozenset[str]) -> Iterator[Cell]:
     """What is missing, seed by seed, so that all tasks and methods have about equally many."""
     if options.lcbench:
         every = tasks(options.lcbench)
@@ -133,17 +131,29 @@ def cells(options: argparse.Namespace, done: dict[str, dict[str, object]]) -> It
                         yield cell
 
 
-def measure(options: argparse.Namespace) -> dict[str, dict[str, object]]:
+def measure(options: argparse.Namespace) -> dict[str, Run]:
     """Runs what is missing, as far as the time allows."""
     source = str(options.lcbench or options.curves)
     done = json.loads(options.results.read_text()) if options.results.exists() else {}
-    missing, end = cells(options, done), time.monotonic() + options.budget
+    missing, end = cells(options, frozenset(done)), time.monotonic() + options.budget
     with ProcessPoolExecutor(options.jobs) as pool:
-        while time.monotonic() < end and (batch := list(islice(missing, 4 * options.jobs))):
-            futures = [(cell, pool.submit(run, source, cell, options.cap)) for cell in batch]
-            done |= {cell.key: future.result() for cell, future in futures}
-            options.results.write_text(json.dumps(done))
+        running = dict[Future[Run], Cell]()
+        while True:
+            while len(running) < options.jobs and time.monotonic() < end and (cell := next(missing, None)):
+                running[pool.submit(run, source, cell, options.cap)] = cell
+            if not running:
+                break
+            for future in wait(running, return_when=FIRST_COMPLETED).done:
+                done[running.pop(future).key] = future.result()
+            _write(options.results, done)
     return done
+
+
+def _write(path: Path, results: dict[str, Run]) -> None:
+    """Whole or not at all."""
+    part = path.with_suffix(".part")
+    part.write_text(json.dumps(results))
+    part.replace(path)
 
 
 def arguments() -> argparse.Namespace:
