@@ -155,7 +155,7 @@ def test_beliefs_peak_at_the_centre_and_are_what_they_say():
     assert kinds.count("b") / 1000 > 0.8
     density = beliefs.log_density(np.concatenate([beliefs.centre[None], encoding.snap(drawn)]))
     assert density[0] == max(density)
-    assert min(density) >= 2 * math.log(0.1), "doubt bounds what a wrong belief costs"
+    assert min(density) >= 2 * math.log(0.25) - 1e-9, "doubt bounds what a wrong belief costs"
 
 
 def test_a_good_belief_helps_and_a_wrong_one_washes_out():

@@ -9,7 +9,7 @@ from lowland.platform.search.samplers.encoding import Encoding
 from lowland.platform.search.samplers.gaussian_process import Array
 from lowland.search_spaces import Prior
 
-_DOUBT = 0.1
+_DOUBT = 0.25
 """Share of a uniform density in each belief: a wrong one can cost only so much."""
 
 
@@ -34,7 +34,7 @@ class Beliefs:
         return bool(self._priors)
 
     def log_density(self, points: Array) -> Array:
-        """Up to a constant; at most `log(1 / doubt)`-like below its peak per parameter."""
+        """Up to a constant: 0 at the centre, and per parameter never below the logarithm of the doubt."""
         total = np.zeros(len(points))
         for name, prior in self._priors.items():
             columns = self._encoding.columns[name]

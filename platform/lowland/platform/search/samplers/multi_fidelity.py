@@ -22,7 +22,7 @@ from lowland.search_spaces import Prior
 Aim = Literal["quality", "quality per cost", "pareto"]
 
 _CANDIDATES, _LOCAL, _ROUNDS = 1024, 256, 3
-_BELIEF = 10.0
+_BELIEF = 5.0
 """Beta of piBO: after so many trials a belief weighs as much as the expected improvement."""
 _ATTEMPTS = 64
 """Points at the head of a ranking, and as many spread over the rest, of which one should be allowed."""
@@ -37,7 +37,7 @@ class MultiFidelitySampler(BaseSampler):
         log EI(x) + (beta / n) log prior(x) + log P(usable | x) - a log cost(x)
 
     with EI the expected improvement at the full resource over the best mean of what was tried, n the trials so far
-    and beta = 10.  Running trials count as if their segments ended where the model expects it, so that parallel
+    and beta = 5.  Running trials count as if their segments ended where the model expects it, so that parallel
     proposals differ.  Trials with infinite values or broken constraints are unusable.  Costs come from the trials'
     accounts (`observations.COSTS`).
 
