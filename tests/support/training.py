@@ -12,6 +12,7 @@ import torch.distributed as dist
 from safetensors import safe_open
 from support.naive import naive_adatamw
 
+from lowland.trainers.checkpoints import checkpointer
 from lowland.trainers.errors import LowlandError
 from lowland.trainers.fit import FitResult, Places, fit
 from lowland.trainers.models import CausalLMLoss
@@ -205,16 +206,25 @@ def not_finite(kind: str, calls: set[int], rank: int | None = None) -> Iterator[
 
 @contextmanager
 def small_files(rank: int, limit: int) -> Iterator[None]:
-    """No file may grow beyond `limit` bytes on one rank, as if its disk were full."""
+    """No part of a checkpoint may grow beyond `limit` bytes on one rank, as if its disk were full."""
     import resource
 
+    plain = checkpointer.write_part
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-    if dist.get_rank() == rank:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (limit, hard))
+
+    def write_part(*arguments: Any) -> None:
+        # Only meanwhile: the file at which the ranks meet grows too.
+        resource.setrlimit(resource.RLIMIT_FSIZE, (limit if dist.get_rank() == rank else soft, hard))
+        try:
+            plain(*arguments)
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+    checkpointer.write_part = write_part
     try:
         yield
     finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+        checkpointer.write_part = plain
 
 
 _CONTEXTS: dict[str, Callable[..., AbstractContextManager[None]]] = {
