@@ -16,6 +16,7 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     patch = pytest.MonkeyPatch()
     patch.delenv("RAY_ADDRESS", raising=False)
     patch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    patch.setenv("PYTHONPATH", str(Path(__file__).parents[1]))  # workers import what is in tests/support
     patch.setenv("TORCH_EXTENSIONS_DIR", str(tmp_path_factory.mktemp("compiled") / "extensions"))
     with connect("local", cpus=4, gpus=0):
         yield

@@ -45,7 +45,7 @@ def groups_held() -> int:
 def test_workers_stay_between_jobs_whatever_these_come_to(cluster: None, text: Path, tmp_path: Path):
     uri = f"sqlite:///{tmp_path}/mlflow.db"
     experiment = check_store(uri, "lowland")
-    dispatcher = create_dispatcher(0)
+    dispatcher = create_dispatcher(1)
 
     def job(name: str, part: int, attempt: int = 1, **changes: Any) -> Job:
         made = recipe(text, tmp_path, name, **{**SECTIONS, **changes})
@@ -68,6 +68,13 @@ def test_workers_stay_between_jobs_whatever_these_come_to(cluster: None, text: P
     assert "is not finite" in wild.message
     absent = run(job("c", 51, data={"path": str(tmp_path / "nowhere")}))
     assert absent.end == "refused"
+    plain = {"sharding": {"stage": 0}}
+    full = {"name": "custom", "lr": 1e-3, "weight_decay": 0, "target": "support.trouble:Full"}
+    outcome_of_full = run(job("full", 51, optimizer=full, **plain))
+    assert (outcome_of_full.end, outcome_of_full.attempts) == ("out of memory", 1), outcome_of_full.message
+    dies = {**full, "target": "support.trouble:Dies", "arguments": {"marker": str(tmp_path / "died")}}
+    again = run(job("dies", 3, optimizer=dies, **plain))
+    assert (again.end, again.attempts) == ("reached", 2), again.message
     second = run(job("a", 9, attempt=2))
     assert (second.end, second.result["step"], second.result["resumed_from"]) == ("reached", 9, 3)
     assert second.result["metrics"]["eval/loss"] < outcome.result["metrics"]["eval/loss"]
