@@ -71,7 +71,6 @@ class Amount:
             case _:
                 raise ValueError(f"'{self}' is not a number of steps")
 
-
     def steps(self, size: StepSize) -> float:
         """The optimizer steps this amounts to, not rounded."""
         match self.unit:
