@@ -18,5 +18,14 @@ settings.load_profile("lowland")
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    """`scripts/test --full`: every case of the sharding table, about an hour."""
-    parser.addoption("--full", action="store_true", help="run every case of the sharding table, about an hour")
+    """`scripts/test --full`: every case of the sharding table, and tests marked `full`; about an hour."""
+    parser.addoption("--full", action="store_true", help="run every case, not only those that meet every pair; an hour")
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Leaves out what is marked `full`, unless it is asked for."""
+    if config.getoption("--full"):
+        return
+    left_out = [item for item in items if item.get_closest_marker("full")]
+    config.hook.pytest_deselected(items=left_out)
+    items[:] = [item for item in items if not item.get_closest_marker("full")]

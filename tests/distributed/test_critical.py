@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 import torch
+from support.full import full
 from support.processes import Ranks
 from support.training import (
     TORCH,
@@ -41,7 +42,11 @@ def distance(folder: Path, reference: Path, data: Path) -> float:
 
 @pytest.mark.parametrize(
     "fields",
-    [{"priority": "tensor_norms"}, {"priority": "tensor"}, {"priority": "global_norm", "variant": "sgd", "lr": 2e-2}],
+    [
+        {"priority": "tensor_norms"},
+        full({"priority": "tensor"}),
+        full({"priority": "global_norm", "variant": "sgd", "lr": 2e-2}),
+    ],
     ids=["tensor_norms", "tensor", "global_norm of sgd"],
 )
 def test_exact_under_sharding(two: Ranks, fields: dict[str, Any], data: Path, tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 import torch
+from support.full import full
 from support.processes import Ranks
 from support.training import (
     TORCH,
@@ -56,14 +57,14 @@ def assert_same(found: Path, reference: Path, data: Path) -> None:
     assert worst_update(expected["ema"], expected["weight"], initial) > 1e-2, "the average is not the weights"
 
 
-@pytest.mark.parametrize("stage", [0, 1, 2, 3])
+@pytest.mark.parametrize("stage", [full(0), full(1), 2, 3])
 def test_stages(two: Ranks, stage: int, data: Path, reference: Path, tmp_path: Path) -> None:
     result = two(outcome, data, tmp_path, {**CHANGES, **zero(stage)})[0]
     assert_same(tmp_path, reference, data)
     assert {"optimizer/1/cosine"} <= result.values.keys()
 
 
-@pytest.mark.parametrize(("first", "then"), [(zero(1), zero(3)), (zero(3), zero(2)), (TORCH, zero(1))], ids=str)
+@pytest.mark.parametrize(("first", "then"), [(zero(1), zero(3)), full(zero(3), zero(2)), full(TORCH, zero(1))], ids=str)
 def test_a_resume_at_another_stage(
     two: Ranks, first: dict[str, Any], then: dict[str, Any], data: Path, reference: Path, tmp_path: Path
 ) -> None:

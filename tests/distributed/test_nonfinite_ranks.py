@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 import torch
+from support.full import full
 from support.processes import Ranks
 from support.training import TORCH, config, failure, inside, outcome, weights, zero
 
@@ -18,8 +19,13 @@ SKIP = {"nonfinite": {"policy": "skip"}}
 EACH = {"checkpoints": {"every": "1 steps", "export": False, "keep_last": 9}}
 
 
-@pytest.mark.parametrize("kind", ["loss", "overflow", "gradient"])
-@pytest.mark.parametrize("engine", ENGINES)
+@pytest.mark.parametrize(
+    ("engine", "kind"),
+    [(engine, "gradient") for engine in ENGINES]
+    + [("stage 2", "loss"), ("stage 3", "overflow"), ("torch", "overflow")]
+    + [full(engine, "loss") for engine in ENGINES if engine != "stage 2"]
+    + [full(engine, "overflow") for engine in ENGINES if engine not in ("stage 3", "torch")],
+)
 def test_a_step_is_skipped_on_all_ranks(two: Ranks, engine: str, kind: str, data: Path, tmp_path: Path) -> None:
     changes = {**SHORT, **ENGINES[engine], **SKIP, **EACH}
     found, other = two(inside, data, tmp_path, changes, "not_finite", kind, FIFTH, 1)
@@ -46,8 +52,10 @@ def test_the_run_ends_with_one_message(two: Ranks, engine: str, data: Path, tmp_
     assert again.losses.keys() == {5, 6}
 
 
-@pytest.mark.parametrize("stage", range(4))
-@pytest.mark.parametrize("micro_batch", [2, 4], ids=["accumulated", "at once"])
+@pytest.mark.parametrize(
+    ("stage", "micro_batch"),
+    [(0, 4), (1, 2), (2, 4), (2, 2), (3, 4), full(0, 2), full(1, 4), full(3, 2)],
+)
 def test_bf16_too(two: Ranks, stage: int, micro_batch: int, data: Path, tmp_path: Path) -> None:
     model = {**config(data).model_dump(include={"model"})["model"], "dtype": "bfloat16"}
     batch: dict[str, Any] = {"batch": {"micro_batch": micro_batch, "global_sequences": 8}}

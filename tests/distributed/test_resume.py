@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 import torch
+from support.full import full
 from support.processes import Ranks
 from support.training import (
     ADAMW,
@@ -42,8 +43,10 @@ ENGINES = {
 
 @pytest.mark.parametrize(
     ("optimizer", "engine"),
-    [(optimizer, engine) for optimizer in ("adamw", "adatamw") for engine in ENGINES]
-    + [("sgd", engine) for engine in ("stage 2", "stage 3 offloaded", "torch")],
+    [("adamw", engine) for engine in ENGINES]
+    + [("adatamw", "stage 2"), ("adatamw", "stage 3 offloaded"), ("sgd", "stage 1"), ("sgd", "torch")]
+    + [full("adatamw", engine) for engine in ("stage 0", "stage 1", "stage 3", "stage 2 offloaded", "torch")]
+    + [full("sgd", engine) for engine in ("stage 2", "stage 3 offloaded")],
 )
 def test_bitwise_equal_to_a_run_that_was_never_stopped(
     two: Ranks, optimizer: str, engine: str, data: Path, tmp_path: Path

@@ -158,6 +158,16 @@ def test_beliefs_peak_at_the_centre_and_are_what_they_say():
     assert min(density) >= 2 * math.log(0.25) - 1e-9, "doubt bounds what a wrong belief costs"
 
 
+def test_trust_in_a_belief_is_what_the_trials_say_of_it():
+    beliefs = Beliefs(Encoding({"rate": SPACE["rate"]}), {"rate": Prior(centre=1e-3, confidence=0.6)})
+    points = np.linspace(0, 1, 9)[:, None]
+    distance = np.abs(points[:, 0] - beliefs.centre[0])
+    assert beliefs.trust(points, distance) == pytest.approx(1.0)
+    assert beliefs.trust(points, -distance) == 0.0
+    assert beliefs.trust(points[:4], -distance[:4]) == 1.0, "too few to tell"
+    assert 0 <= beliefs.trust(points, np.sin(40 * points[:, 0])) < 0.6
+
+
 def test_a_good_belief_helps_and_a_wrong_one_washes_out():
     space = {name: SPACE[name] for name in ("rate", "share")}
     good = {"rate": Prior(centre=1e-3, confidence=0.8), "share": Prior(centre=0.7, confidence=0.8)}

@@ -4,6 +4,7 @@ from collections.abc import Mapping
 
 import numpy as np
 from optuna.distributions import CategoricalDistribution
+from scipy.stats import spearmanr
 
 from lowland.platform.search.samplers.encoding import Encoding
 from lowland.platform.search.samplers.gaussian_process import Array
@@ -11,6 +12,8 @@ from lowland.search_spaces import Prior
 
 _DOUBT = 0.25
 """Share of a uniform density in each belief: a wrong one can cost only so much."""
+
+_ENOUGH = 5
 
 
 class Beliefs:
@@ -47,6 +50,18 @@ class Beliefs:
                 relative = np.exp(-0.5 * (distance[:, 0] / prior.deviation) ** 2)
             total += np.log((1 - _DOUBT) * relative + _DOUBT)
         return total
+
+    def trust(self, points: Array, values: Array) -> float:
+        """How far values, lower better, bear the belief out: their rank correlation with it, 0 where it is negative.
+
+        Args:
+            points: what was tried, [n, d].
+            values: [n]; of fewer than five nothing is concluded, and the trust is 1.
+        """
+        density = self.log_density(points)
+        if len(values) < _ENOUGH or np.ptp(density) == 0 or np.ptp(values) == 0:
+            return 1.0
+        return max(0.0, float(spearmanr(density, -values).statistic))
 
     def sample(self, count: int, generator: np.random.Generator) -> Array:
         """Points drawn from it; uniform where nothing is believed."""
