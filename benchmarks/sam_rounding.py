@@ -32,7 +32,7 @@ def main() -> None:
 
 
 def measured(parameters: int, rho: float, deviation: float) -> tuple[float, float, float]:
-    """Cosine and relative length of what bf16 weights do against e, and how much of e is left if it is added to them."""
+    """Cosine and relative length of what bf16 weights do against e, and what is left of e if it is added to them."""
     generator = torch.Generator().manual_seed(0)
     size = min(parameters, SAMPLE)
     masters = torch.randn(size, generator=generator) * deviation
