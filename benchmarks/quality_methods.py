@@ -14,9 +14,9 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from lowland.optim import LayoutOptimizer
+from lowland.optim.layers import evaluation_weights
 from lowland.optim.methods import AROUND, METHODS
 from lowland.optim.mixed import Mixed
-from lowland.optim.wrapper import evaluation_weights
 
 WARMUP = 0.1
 """Share of the steps in which the learning rate rises; then it falls to zero along a cosine."""

@@ -31,6 +31,10 @@ for name in sys.argv[1:]:
     if pid == 0:
         try:
             importlib.import_module(name)
+        except ModuleNotFoundError as error:
+            if error.name != "triton":  # comes with torch on GPU hosts
+                traceback.print_exc()
+                os._exit(1)
         except BaseException:
             traceback.print_exc()
             os._exit(1)
@@ -71,10 +75,15 @@ def public(tree, package):
     for node in tree.body:
         if isinstance(node, ast.ImportFrom) and (node.module or "").startswith(f"{package}."):
             names |= {alias.asname or alias.name for alias in node.names}
+        elif isinstance(node, ast.FunctionDef) and node.name == "__getattr__":  # what it imports when it is asked for
+            inner = [part for part in ast.walk(node) if isinstance(part, ast.ImportFrom)]
+            names |= {alias.name for part in inner for alias in part.names}
         elif isinstance(node, ast.ClassDef | ast.FunctionDef):
             names.add(node.name)
         elif isinstance(node, ast.Assign):
-            names |= {target.id for target in node.targets if isinstance(target, ast.Name)}
+            names |= {name.id for target in node.targets for name in ast.walk(target) if isinstance(name, ast.Name)}
+        elif isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name):
+            names.add(node.target.id)
     return {name for name in names if not name.startswith("_")}
 
 

@@ -6,9 +6,9 @@ from typing import Any
 
 import pytest
 import torch
-import torch.distributed as dist
 from hypothesis import given
 from hypothesis import strategies as st
+from support.diloco import several_groups
 from support.processes import run_ranks
 from torch import Tensor, nn
 
@@ -146,21 +146,6 @@ def test_groups_that_cannot_be_are_refused() -> None:
     p.grad = torch.ones(1)
     with pytest.raises(RuntimeError, match=r"groups \(2\) must divide the number of ranks, which is 1"):
         optimizer.step()
-
-
-def two_groups(every: int, lr: float, momentum: float) -> list[float]:
-    """Each rank a group, with gradients of its own."""
-    p = nn.Parameter(torch.zeros(2))
-    optimizer = DiLoCo(torch.optim.SGD([p], lr=1.0), every=every, lr=lr, momentum=momentum, groups=2)
-    for number in range(4):
-        p.grad = torch.tensor([-1.0, float(dist.get_rank()) * (number + 1)])
-        optimizer.step()
-    return p.tolist()
-
-
-def several_groups() -> dict[str, list[float]]:
-    """Results of trainings in two groups."""
-    return {"one": two_groups(1, 1.0, 0.0), "two": two_groups(2, 0.5, 0.5)}
 
 
 @pytest.mark.processes

@@ -79,10 +79,10 @@ def test_a_space_that_is_written_out_is_read_back(name):
 
 NUMBERS = st.floats(1e-6, 1e6)
 PRIORS = st.none() | st.fixed_dictionaries({"centre": st.just(0.5), "confidence": st.floats(0.01, 0.99)})
-RANGES = st.fixed_dictionaries(
-    {"type": st.just("float"), "low": st.floats(1e-9, 0.5), "high": st.floats(0.6, 1e9), "log": st.booleans()},
-    optional={"prior": PRIORS, "unit": st.sampled_from(["%", "steps"]), "drives": st.just(["b.c"])},
-)
+RANGE = {"type": st.just("float"), "low": st.floats(1e-9, 0.5), "high": st.floats(0.6, 1e9), "log": st.booleans()}
+OPTIONAL = {"prior": PRIORS, "unit": st.sampled_from(["%", "steps"])}
+RANGES = st.fixed_dictionaries(RANGE, optional=OPTIONAL)
+DRIVING = st.fixed_dictionaries(RANGE, optional={**OPTIONAL, "drives": st.just(["b.c"])})
 CHOICES = st.lists(NUMBERS | st.booleans() | st.text(), min_size=1, unique_by=repr).map(
     lambda values: {"type": "choice", "values": values}
 )
@@ -94,7 +94,7 @@ BRANCHES = st.dictionaries(st.text("abc", min_size=1), INNER, min_size=1, max_si
 
 
 @settings(max_examples=50, deadline=None)
-@given(st.fixed_dictionaries({"a.b": RANGES | CHOICES | PLAIN, "kind": BRANCHES}))
+@given(st.fixed_dictionaries({"a.b": DRIVING | CHOICES | PLAIN, "kind": BRANCHES}))
 def test_any_space_that_is_written_out_is_read_back(parameters):
     made = Space.model_validate({"description": "", "parameters": parameters})
     assert Space.model_validate(parse(dump(made), "space").data) == made

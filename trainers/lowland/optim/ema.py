@@ -9,9 +9,10 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from lowland.optim.base import require
+from lowland.optim.layers import evaluation_weights
 from lowland.optim.layout import Fragment, Segment, local
 from lowland.optim.rounding import round_to_bfloat16
-from lowland.optim.wrapper import Wrapper, evaluation_weights
+from lowland.optim.wrapper import Wrapper
 
 __all__ = ["EMA", "decay_of"]
 

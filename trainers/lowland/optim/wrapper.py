@@ -8,12 +8,12 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from lowland.optim.base import LayoutOptimizer
-from lowland.optim.layers import evaluation_weights, layers
+from lowland.optim.layers import layers
 from lowland.optim.layout import Fragment, Gradients, Layout
 from lowland.optim.passes import Evaluations, MultiPass
 from lowland.optim.point import OwnWeights, Point
 
-__all__ = ["MultiPass", "Wrapper", "create_state", "evaluation_weights", "layers", "shared_state"]
+__all__ = ["Wrapper", "create_state", "shared_state"]
 
 
 def create_state(optimizer: Optimizer, layout: Layout) -> None:

@@ -9,7 +9,7 @@ from torch.optim import Optimizer
 
 from lowland.optim.base import LayoutOptimizer
 from lowland.optim.conformance.subject import Subject
-from lowland.optim.wrapper import evaluation_weights
+from lowland.optim.layers import evaluation_weights
 
 __all__ = ["Loss", "Tensors", "descend", "evaluated", "parameters", "quadratic", "rosenbrock"]
 
