@@ -1,6 +1,6 @@
 """What lowland itself costs: `lowland train` against hand-written DeepSpeed loops, alternating in one run.
 
-    python benchmarks/overhead.py                     2 CPU workers; the ratio is to be at least 0.97
+    python benchmarks/overhead.py                     on CPUs, a core left to Ray; to be at least 0.97
     python benchmarks/overhead.py --device cuda --workers 2     a Llama of 0.95 B parameters; at least 0.98
     python benchmarks/overhead.py --loops lowland,hand          two of the three loops
 
@@ -12,6 +12,7 @@ ratios of the median speeds after the warm-up; the median of the ratios counts, 
 """
 
 import argparse
+import os
 import sys
 import tempfile
 from collections.abc import Iterator
@@ -62,7 +63,7 @@ def main() -> None:
     show(workload, options.loops, rounds)
     if options.out:
         write_json(options.out, {"ratios": found, "rounds": rounds, "workload": workload})
-    print(circumstances(options.device, options.workers))
+    print(circumstances(workload.device, workload.workers))
     bar, ratio = BAR[options.device], found.get("lowland / hand")
     if ratio is not None:
         print(f"lowland / hand {ratio:.3f}, to be at least {bar}")
@@ -73,7 +74,7 @@ def arguments() -> argparse.Namespace:
     """The command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
-    parser.add_argument("--workers", type=int, default=2)
+    parser.add_argument("--workers", type=int, help="2; on CPUs at most one less than there are cores")
     parser.add_argument("--loops", type=loops, default=LOOPS, help=f"which of {','.join(LOOPS)} (all)")
     parser.add_argument("--rounds", type=int, default=3, help="runs of each loop")
     parser.add_argument("--steps", type=int, help="of each run (120 on CPUs, 40 on GPUs)")
@@ -90,6 +91,12 @@ def loops(text: str) -> tuple[str, ...]:
     return names
 
 
+def workers(options: argparse.Namespace) -> int:
+    """As many as asked for; else two, and on CPUs one core is left to Ray's own processes."""
+    cores = 3 if options.device == "cuda" else os.cpu_count() or 1
+    return options.workers or max(1, min(2, cores - 1))
+
+
 def make_workload(options: argparse.Namespace, folder: Path) -> Workload:
     """What all train; readings span ten steps, as a recipe's do by default."""
     on_gpus = options.device == "cuda"
@@ -99,7 +106,7 @@ def make_workload(options: argparse.Namespace, folder: Path) -> Workload:
         sequence_length=model["max_position_embeddings"],
         dtype="bfloat16" if on_gpus else "float32",
         device=options.device,
-        workers=options.workers,
+        workers=workers(options),
         steps=options.steps or (40 if on_gpus else 120),
         window=10,
         folder=str(folder),
