@@ -25,7 +25,7 @@ OPTIMIZERS: dict[str, dict[str, Any]] = {
     "adamw": _ADAMW,
     "adatamw": {**_ADAMW, "name": "adatamw"},
     "sam": {**_ADAMW, "sam": {"rho": 0.05}},
-    "lookbehind-2": {**_ADAMW, "lookbehind": {"steps": 2, "rho": 0.05}},
+    "lookbehind-2": {**_ADAMW, "lookbehind": {"k": 2, "rho": 0.05}},
     "muon": {
         "name": "mixed",
         "lr": RATE,
