@@ -1,5 +1,8 @@
 """Sums and steps on lists of tensors: what they mean, and how kernels go through the lists."""
 
+import ast
+from pathlib import Path
+
 import pytest
 import torch
 from hypothesis import given, settings
@@ -162,3 +165,13 @@ def test_sums_by_kernels_are_exact_and_the_same_each_time() -> None:
 def step(function: object, lists: list[list[Tensor]], arguments: dict[str, object]) -> None:
     dampings = [] if "betas" in arguments and "eps" not in arguments else [torch.full((len(lists[0]),), 0.7)]
     function(*lists, *(x.to(lists[0][0].device) for x in dampings), **arguments)  # type: ignore[operator]
+
+
+@pytest.mark.parametrize("module", ["triton_steps", "triton_sums"])
+def test_no_kernel_names_an_argument_as_tritons_launcher_names_its_own(module: str) -> None:
+    """Such an argument is silently replaced by the launcher's local of that name, which fails on GPUs alone."""
+    tree = ast.parse((Path(kernels.__file__).parent / f"{module}.py").read_text(encoding="utf-8"))
+    started = [f for f in tree.body if isinstance(f, ast.FunctionDef) and f.decorator_list]
+    assert started
+    for function in started:
+        assert not {argument.arg for argument in function.args.args} & {"params", "specialization", "options"}

@@ -17,6 +17,7 @@ from lowland.optim.ranks import Ranks
 from lowland.optim.rotated import RotatedAdam
 from lowland.optim.sam import SAM
 from lowland.optim.schedule_free import ScheduleFreeAdamW, ScheduleFreeSGD
+from lowland.optim.sgd import SGD
 from lowland.optim.soap import SOAP
 from lowland.optim.suggest import Suggestion, suggest_lr
 from lowland.optim.torque import TAM, AdaTAM, AdaTAMW
@@ -27,6 +28,7 @@ from lowland.optim.wrapper import Wrapper, create_state, shared_state
 __all__ = [
     "EMA",
     "SAM",
+    "SGD",
     "SOAP",
     "TAM",
     "AdaTAM",

@@ -19,6 +19,7 @@ from lowland.optim.nowcast import Nowcast
 from lowland.optim.rotated import RotatedAdam
 from lowland.optim.sam import SAM
 from lowland.optim.schedule_free import ScheduleFreeAdamW, ScheduleFreeSGD
+from lowland.optim.sgd import SGD
 from lowland.optim.soap import SOAP
 from lowland.optim.torque import TAM, AdaTAMW
 from lowland.optim.weight_sharing import WeightSharing
@@ -74,18 +75,9 @@ def _fused(optimizer: Callable[..., Optimizer]) -> Callable[..., Optimizer]:
     return make
 
 
-def _foreach(optimizer: Callable[..., Optimizer]) -> Callable[..., Optimizer]:
-    """torch's fused SGD fails when the first gradient of some parameter comes late."""
-
-    def make(params: Iterable[Any], **arguments: Any) -> Optimizer:
-        return optimizer(params, foreach=True, **arguments)
-
-    return make
-
-
 _ROWS = (
     Method("adamw", _fused(torch.optim.AdamW), "elements", "torch; Loshchilov and Hutter, 2019", {"lr": 1e-2}),
-    Method("sgd", _foreach(torch.optim.SGD), "elements", "torch", {"lr": 1e-2, "momentum": 0.9}),
+    Method("sgd", SGD, "elements", "torch", {"lr": 1e-2, "momentum": 0.9}),
     Method("lion", Lion, "elements", "Chen et al., arXiv 2302.06675", {"lr": 1e-2}),
     Method("schedule_free_adamw", ScheduleFreeAdamW, "elements", "Defazio et al., arXiv 2405.15682", {"lr": 1e-1}),
     Method("schedule_free_sgd", ScheduleFreeSGD, "elements", "Defazio et al., arXiv 2405.15682", {"lr": 1e-1}),

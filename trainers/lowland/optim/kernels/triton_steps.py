@@ -66,7 +66,7 @@ def _of(values: Tensor, index: Tensor | None) -> Tensor:
 def _tam(
     chunks,
     sizes,
-    params,
+    weights,
     grads,
     momenta,
     dampings,
@@ -81,7 +81,7 @@ def _tam(
     BLOCK: tl.constexpr,
 ):
     tensor, begin, length = place(chunks, sizes, CHUNK)
-    param = base_of(params, tensor, begin, PARAM, FULL)
+    param = base_of(weights, tensor, begin, PARAM, FULL)
     grad = base_of(grads, tensor, begin, GRAD, FULL)
     momentum = base_of(momenta, tensor, begin, MOMENTUM, FULL)
     damping = tl.load(dampings + tensor)
@@ -98,7 +98,7 @@ def _tam(
 def _adatamw(
     chunks,
     sizes,
-    params,
+    weights,
     grads,
     momenta,
     seconds,
@@ -118,7 +118,7 @@ def _adatamw(
     BLOCK: tl.constexpr,
 ):
     tensor, begin, length = place(chunks, sizes, CHUNK)
-    param = base_of(params, tensor, begin, PARAM, FULL)
+    param = base_of(weights, tensor, begin, PARAM, FULL)
     grad = base_of(grads, tensor, begin, GRAD, FULL)
     momentum = base_of(momenta, tensor, begin, MOMENTUM, FULL)
     second = base_of(seconds, tensor, begin, SECOND, FULL)
@@ -139,7 +139,7 @@ def _adatamw(
 def _lion(
     chunks,
     sizes,
-    params,
+    weights,
     grads,
     momenta,
     keep,
@@ -156,7 +156,7 @@ def _lion(
     BLOCK: tl.constexpr,
 ):
     tensor, begin, length = place(chunks, sizes, CHUNK)
-    param = base_of(params, tensor, begin, PARAM, FULL)
+    param = base_of(weights, tensor, begin, PARAM, FULL)
     grad = base_of(grads, tensor, begin, GRAD, FULL)
     momentum = base_of(momenta, tensor, begin, MOMENTUM, FULL)
     for first in range(0, CHUNK if FULL else length, BLOCK):
