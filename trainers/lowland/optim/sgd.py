@@ -44,7 +44,7 @@ class SGD(torch.optim.SGD):
         require(lr >= 0, f"lr >= 0 must hold, got {lr}")
         require(0 <= momentum < 1, f"momentum in [0, 1) must hold, got {momentum}")
         require(weight_decay >= 0, f"weight_decay >= 0 must hold, got {weight_decay}")
-        super().__init__(params, lr, momentum, weight_decay=weight_decay, nesterov=nesterov, fused=True)
+        super().__init__(params, lr, momentum, weight_decay=weight_decay, nesterov=nesterov)
 
     @torch.no_grad()
     def step(self, closure: Callable[[], Any] | None = None) -> Any:
@@ -54,6 +54,9 @@ class SGD(torch.optim.SGD):
             with torch.enable_grad():
                 loss = closure()
         for group in self.param_groups:
+            # torch's fused step has no form for FSDP2's tensors.
+            group["foreach"] = any(hasattr(p, "to_local") for p in group["params"])
+            group["fused"] = not group["foreach"]
             if group["momentum"]:
                 self._begin_momenta(group["params"])
         super().step()
