@@ -52,3 +52,13 @@ def test_a_closure_is_evaluated_with_gradients() -> None:
 
     assert optimizer.step(closure).item() == 4.5
     assert w.item() == 1.5
+
+
+def test_hooks_run_once_a_step_also_where_torchs_own_class_is_in_use() -> None:
+    torch.optim.SGD([nn.Parameter(torch.ones(1))], lr=0.1)
+    w, steps = nn.Parameter(torch.ones(1)), []
+    w.grad = torch.ones(1)
+    optimizer = SGD([w], lr=0.1)
+    optimizer.register_step_post_hook(lambda *_: steps.append(1))
+    optimizer.step()
+    assert steps == [1]

@@ -1,6 +1,6 @@
 """SGD with momentum: torch's fused form, which reads and writes memory once, also where gradients come late."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from typing import Any
 
 import torch
@@ -46,21 +46,14 @@ class SGD(torch.optim.SGD):
         require(weight_decay >= 0, f"weight_decay >= 0 must hold, got {weight_decay}")
         super().__init__(params, lr, momentum, weight_decay=weight_decay, nesterov=nesterov)
 
-    @torch.no_grad()
-    def step(self, closure: Callable[[], Any] | None = None) -> Any:
-        """One step; see torch.optim.Optimizer."""
-        loss = None
-        if closure is not None:
-            with torch.enable_grad():
-                loss = closure()
-        for group in self.param_groups:
-            # torch's fused step has no form for FSDP2's tensors.
-            group["foreach"] = any(hasattr(p, "to_local") for p in group["params"])
-            group["fused"] = not group["foreach"]
-            if group["momentum"]:
-                self._begin_momenta(group["params"])
-        super().step()
-        return loss
+    def _init_group(self, group: dict[str, Any], *lists: list[Any]) -> bool:
+        """What torch's step asks of each group; an own `step` around torch's would run its hooks twice."""
+        # torch's fused step has no form for FSDP2's tensors.
+        group["foreach"] = any(hasattr(p, "to_local") for p in group["params"])
+        group["fused"] = not group["foreach"]
+        if group["momentum"]:
+            self._begin_momenta(group["params"])
+        return bool(super()._init_group(group, *lists))  # type: ignore[no-untyped-call]
 
     def _begin_momenta(self, params: list[torch.Tensor]) -> None:
         """At zero: torch's fused step fails where some parameters of a group have a momentum and others none yet."""
