@@ -17,6 +17,8 @@ HUGE = 2**31 + 5
 PIECE = 1 << 27
 """Elements compared at a time."""
 LR, DECAY = 1e-3, 0.1
+SUM_TOLERANCE = 1e-6
+"""Chunks are summed in fp32."""
 TOLERANCE = {torch.float32: 2e-6, torch.bfloat16: 2.0**-7}
 """A few roundings in fp32; one rounding to bf16."""
 
@@ -50,8 +52,8 @@ def check(device: torch.device) -> Iterator[tuple[str, float, bool]]:
             yield label, *_small(name, param, grad, device)
         yield f"{name}, {HUGE} elements, bf16 gradient", *_huge(name, device)
     for grad in (torch.float32, torch.bfloat16):
-        yield f"sums, fp32 and {_short(grad)}", *_sums(grad, device)
-    yield f"sums, {HUGE} elements, fp32 and bf16", *_huge_sums(device)
+        yield from _sums(grad, device)
+    yield from _huge_sums(device)
 
 
 def _short(dtype: torch.dtype) -> str:
@@ -102,18 +104,15 @@ def _huge(name: str, device: torch.device) -> tuple[float, bool]:
     return worst, worst <= TOLERANCE[torch.float32]
 
 
-def _sums(grad: torch.dtype, device: torch.device) -> tuple[float, bool]:
+def _sums(grad: torch.dtype, device: torch.device) -> Iterator[tuple[str, float, bool]]:
     first = [_random(n, torch.float32, device, shift=i % 3 == 1) for i, n in enumerate(SIZES)]
     second = [_random(n, grad, device, shift=i % 3 == 1) for i, n in enumerate(SIZES)]
-    found = kernels.products(first, second)
     exact = [(a.double(), b.double()) for a, b in zip(first, second, strict=True)]
     wanted = torch.stack([torch.stack([a @ a, a @ b, b @ b]) for a, b in exact])
-    same = torch.equal(found, kernels.products(first, second))
-    same &= torch.equal(kernels.squares(second), found[:, 2])
-    return _sums_error(found, wanted, same)
+    yield from _compared(f"sums, fp32 and {_short(grad)}", first, second, wanted)
 
 
-def _huge_sums(device: torch.device) -> tuple[float, bool]:
+def _huge_sums(device: torch.device) -> Iterator[tuple[str, float, bool]]:
     kinds = [torch.float32, torch.bfloat16]
     first, second = (torch.empty(HUGE, dtype=dtype, device=device) for dtype in kinds)
     wanted = torch.zeros(1, 3, dtype=torch.float64, device=device)
@@ -122,15 +121,21 @@ def _huge_sums(device: torch.device) -> tuple[float, bool]:
         first[start : start + PIECE], second[start : start + PIECE] = a, b
         a, b = a.double(), b.double()
         wanted += torch.stack([a @ a, a @ b, b @ b])
-    found = kernels.products([first], [second])
-    return _sums_error(found, wanted, torch.equal(found, kernels.products([first], [second])))
+    yield from _compared(f"sums, {HUGE} elements, fp32 and bf16", [first], [second], wanted)
 
 
-def _sums_error(found: Tensor, wanted: Tensor, same: bool) -> tuple[float, bool]:
-    """Relative to the norms, since a dot product may vanish; and whether a second call gave the same bits."""
-    scale = torch.stack([wanted[:, 0], (wanted[:, 0] * wanted[:, 2]).sqrt(), wanted[:, 2]], dim=1)
-    worst = float(((found - wanted).abs() / scale.clamp(min=1e-30)).max())
-    return worst, same and worst <= 1e-6
+def _compared(
+    label: str, first: list[Tensor], second: list[Tensor], wanted: Tensor
+) -> Iterator[tuple[str, float, bool]]:
+    """Sums against those in fp64, relative to the norms since a dot product may vanish; and against a second call."""
+    norms = torch.stack([wanted[:, 0], (wanted[:, 0] * wanted[:, 2]).sqrt(), wanted[:, 2]], dim=1).clamp(min=1e-30)
+    found = kernels.products(first, second)
+    error = float(((found - wanted).abs() / norms).max())
+    yield f"{label}: products", error, error <= SUM_TOLERANCE
+    error = float(((kernels.squares(second) - wanted[:, 2]).abs() / norms[:, 2]).max())
+    yield f"{label}: squares", error, error <= SUM_TOLERANCE
+    error = float(((kernels.products(first, second) - found).abs() / norms).max())
+    yield f"{label}: a second call, same bits", error, error == 0
 
 
 def _torch(function: Callable[..., None]) -> Callable[..., None]:
