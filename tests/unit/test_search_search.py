@@ -31,16 +31,20 @@ class Played:
     def __init__(self) -> None:
         self.fates: list[tuple[int, str]] = []
         self.begun: list[Segment] = []
+        self.settled: list[tuple[int, str, str]] = []
 
-    def begin(self, segment: Segment, parameters: Mapping[str, Any]) -> Job:
+    def begin(self, segment: Segment, parameters: Mapping[str, Any], origin: Any = None) -> Job:
         self.begun.append(segment)
         return Job(HOLDS, {"x": parameters["x"], "end": segment.end})
 
     def ended(self, number: int, outcome: Outcome, fate: str) -> None:
         self.fates.append((number, fate))
 
-    def given_up(self, number: int) -> None:
-        self.fates.append((number, "given up"))
+    def rests(self, number: int) -> None:
+        self.fates.append((number, "rests"))
+
+    def settle(self, number: int, outcome: Outcome, fate: str) -> None:
+        self.settled.append((number, outcome.end, fate))
 
 
 def search(
@@ -83,11 +87,11 @@ def test_the_best_trial_is_trained_whole_and_the_others_are_told_where_they_ende
     trials = held.study.trials()
     best = min(trials, key=lambda t: t.parameters["x"])
     assert [t.number for t in trials if t.status == "finished"] == [best.number]
-    assert {t.status for t in trials} == {"finished", "stopped"}
+    assert {t.status for t in trials} == {"finished", "paused"}
     assert list(best.curve) == [3, 9, 27]
     assert [fate for number, fate in runs.fates if number == best.number] == ["paused", "paused", "finished"]
     assert len(trials) == 9
-    assert {number for number, fate in runs.fates if fate == "given up"} == {t.number for t in trials} - {best.number}
+    assert {number for number, fate in runs.fates if fate == "rests"} == {t.number for t in trials} - {best.number}
 
 
 def test_few_trials_also_end_with_a_whole_one():
@@ -149,11 +153,11 @@ def test_a_metric_that_never_appears_ends_the_search_after_one_segment():
 def test_nothing_begins_once_the_budget_is_spent(budget: str, unit_of: Any):
     held, _ = search(most=None, budget=budget)
     play(held)
-    amount = Budget.parse(budget).amount
+    given = Budget.parse(budget)
     most = {"trainings": 1.0, "gpu-hours": 270 * 2 / 3600, "tokens": 2700.0}[unit_of]
-    assert amount <= held.ledger().spent(unit_of) < amount + most
+    assert given.amount <= held.ledger().spent(given) < given.amount + most
     assert held.share() == 1.0
-    assert not any(t.status == "paused" for t in held.study.trials())
+    assert not any(t.status == "running" for t in held.study.trials())
 
 
 def test_the_ledger_counts_work_once_and_time_always():
@@ -210,6 +214,91 @@ def test_a_driver_that_dies_at_any_moment_loses_and_repeats_nothing(tmp_path: Pa
     assert {(t.number, r): v for t in trials for r, v in t.curve.items()} == measured
     assert len(trials) == 6
     assert sum(t.status == "finished" for t in trials) == 1
+
+
+class Died(Exception):
+    """The driver's process is gone."""
+
+
+WRITES = ("create_new_trial", "set_trial_param", "set_trial_user_attr", "set_trial_intermediate_value")
+WRITES_OF_STATE = (*WRITES, "set_trial_state_values")
+
+
+class Mortal(InMemoryStorage):
+    """A storage that takes so many writes before its writer dies; `left` None is without end."""
+
+    left: int | None = None
+
+
+def _mortal(name: str) -> Callable[..., Any]:
+    def write(self: Mortal, *arguments: Any, **keywords: Any) -> Any:
+        if self.left is not None:
+            if self.left == 0:
+                raise Died
+            self.left -= 1
+        return getattr(InMemoryStorage, name)(self, *arguments, **keywords)
+
+    return write
+
+
+for _write in WRITES_OF_STATE:
+    setattr(Mortal, _write, _mortal(_write))
+
+
+def test_a_driver_may_die_between_any_two_writes():
+    undisturbed, _ = search(most=6)
+    play(undisturbed)
+    expected = [(t.number, t.parameters, t.curve, t.status) for t in undisturbed.study.trials()]
+    deaths = 0
+    for count in range(10_000):
+        storage = Mortal()
+        held, _ = search(storage, most=6)
+        storage.left = count
+        try:
+            play(held)
+        except Died:
+            deaths += 1
+        else:
+            break
+        storage.left = None
+        again, runs = search(storage, most=6)
+        play(again)
+        trials = again.study.trials()
+        begun = [t for t in trials if t.target]
+        assert len(begun) == 6
+        assert {t.status for t in begun} == {"finished", "paused"}
+        assert sum(t.status == "finished" for t in begun) == 1
+        assert all(t.curve[r] == t.parameters["x"] + 1 / r for t in begun for r in t.curve)
+        repeated = [s for s in runs.begun if s.start == s.end]
+        assert len(repeated) <= 1, "only a decision is made anew, no training"
+    assert deaths > 60
+
+
+def test_a_finished_search_goes_on_with_more_trials_and_its_paused_ones():
+    storage = InMemoryStorage()
+    held, _ = search(storage, most=3)
+    play(held)
+    before = held.study.trials()
+    waiting = {t.number for t in before if t.status == "paused"}
+    assert len(waiting) == 2
+    again, runs = search(storage, most=30)
+    play(again)
+    assert waiting & {s.trial for s in runs.begun if s.start == 3}, "a paused trial was promoted"
+    for old, new in zip(before, again.study.trials(), strict=False):
+        assert old.curve.items() <= new.curve.items()
+
+
+def test_runs_that_a_dead_driver_did_not_close_are_closed():
+    storage = InMemoryStorage()
+    held, _ = search(storage, most=2)
+    play(held)
+    lost = held.study.next(POLICY)
+    again, runs = search(storage, most=2)
+    fates = {t.number: t.status for t in held.study.trials()}
+    assert sorted(runs.settled) == sorted((n, "reached", s) for n, s in fates.items() if s != "running")
+    again.stop()
+    assert again.next() == "over"
+    assert runs.settled[-1] == (lost.trial, "interrupted", "interrupted")
 
 
 @pytest.mark.parametrize("text", ["40", "gpu-hours", "-3 epochs", "0 tokens", "3 days"])

@@ -9,7 +9,8 @@ from optuna.storages import InMemoryStorage
 from lowland.platform.search.choices import POLICIES, SAMPLERS, make_policy, make_sampler
 from lowland.platform.search.policies import Promotion
 from lowland.platform.search.study import Study
-from lowland.platform.search.warm_start import Earlier, beliefs, choose
+from lowland.platform.search.trials import Earlier
+from lowland.platform.search.warm_start import beliefs, misfit
 from lowland.trainers.errors import UserError
 
 SPACE = {
@@ -33,18 +34,17 @@ def test_what_does_not_fit_is_skipped_with_its_reason():
         "less": {**good, "kind": "b"},
         "more": {**good, "warmup": 10},
     }
-    trainings = [Earlier(source, parameters, CURVE) for source, parameters in given.items()]
-    chosen = choose(SPACE, [*trainings, Earlier("empty", good, {})], CONDITIONS)
-    assert [training.source for training in chosen.used] == ["fits", "fits whole"]
-    assert chosen.lines() == [
-        "used: fits, fits whole",
-        "skipped wide: rate: 1.0 lies outside the space",
-        "skipped odd: layers: 3 lies outside the space",
-        "skipped other kind: kind: c lies outside the space",
-        "skipped less: b/share is not known",
-        "skipped more: it also searched warmup",
-        "skipped empty: nothing was measured",
-    ]
+    found = {name: misfit(SPACE, Earlier(name, parameters, CURVE), CONDITIONS) for name, parameters in given.items()}
+    assert found == {
+        "fits": "",
+        "fits whole": "",
+        "wide": "rate: 1.0 lies outside the space",
+        "odd": "layers: 3 lies outside the space",
+        "other kind": "kind: c lies outside the space",
+        "less": "b/share is not known",
+        "more": "it also searched warmup",
+    }
+    assert misfit(SPACE, Earlier("empty", good, {}), CONDITIONS) == "nothing was measured"
 
 
 def test_earlier_trainings_are_trials_that_rungs_compare_with():

@@ -11,8 +11,9 @@ import pytest
 from rich.console import Console
 
 from lowland.platform.recipe import TrackingConfig
-from lowland.platform.tracking.store import check_store, connect, redact, resolve_uri
+from lowland.platform.tracking.store import check_store, connect, resolve_uri
 from lowland.platform.tracking.ui import find_store, free_port, open_ui
+from lowland.platform.urls import redact
 from lowland.trainers.errors import UserError
 
 

@@ -18,7 +18,8 @@ from lowland.platform.recipe.dump import dump, flatten
 from lowland.platform.resume import Resume, decide
 from lowland.platform.runs import RECIPE, RunFolder, RunRecord
 from lowland.platform.startup import command_started
-from lowland.platform.tracking.store import check_store, first_line, redact, resolve_uri
+from lowland.platform.tracking.store import check_store, first_line, resolve_uri
+from lowland.platform.urls import redact
 from lowland.trainers.errors import UserError
 
 if TYPE_CHECKING:

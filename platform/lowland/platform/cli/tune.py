@@ -53,6 +53,45 @@ def command(
         str, typer.Option(metavar="auto|N", help="Trials at a time; auto fills the cluster.", rich_help_panel="Run")
     ] = "auto",
     seed: Annotated[int, typer.Option(help="Of the sampler.", rich_help_panel="Search")] = 0,
+    warm_start: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="STUDY|mlflow:RUNS",
+            help="Begin with the trainings of an earlier study (its name or folder), of an MLflow experiment "
+            "(mlflow:NAME) or run (mlflow:ID): those that fit are trials, and cost nothing. Repeatable.",
+            rich_help_panel="Search",
+            show_default=False,
+        ),
+    ] = None,
+    related: Annotated[
+        bool,
+        typer.Option(
+            "--related",
+            help="The trainings of --warm-start are of another task: they only tell where to look first.",
+            rich_help_panel="Search",
+        ),
+    ] = False,
+    price: Annotated[
+        str | None,
+        typer.Option(
+            metavar="2.5usd",
+            help="Of a GPU-hour (a CPU-hour if trainings hold no GPUs); --budget may then be in this currency.",
+            rich_help_panel="Search",
+            show_default=False,
+        ),
+    ] = None,
+    database: Annotated[
+        str | None,
+        typer.Option(
+            metavar="URL|FILE",
+            help="Where the trials lie, instead of a journal in the study's folder: sqlite:///trials.db, "
+            "postgresql://user@host/name, or the file of a journal.",
+            envvar="LOWLAND_DATABASE",
+            show_envvar=True,
+            rich_help_panel="Run",
+            show_default=False,
+        ),
+    ] = None,
     overrides: Overrides = None,
     name: Annotated[
         str | None,
@@ -107,5 +146,9 @@ def command(
             sampler=sampler,
             policy=policy,
             seed=seed,
+            database=database,
+            price=price,
+            warm_start=warm_start or [],
+            related=related,
         )
     raise typer.Exit(tune(setting, address=address, console=output()).exit_code)

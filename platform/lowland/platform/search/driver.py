@@ -6,27 +6,29 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
+from uuid import uuid4
 
-import ray
 from ray import tune
 from rich.console import Console
 
 from lowland.platform.ray_run import Fitting, Interrupt, interrupts
 from lowland.platform.runs import Driver
 from lowland.platform.search.choices import make_policy
-from lowland.platform.search.dispatcher import create_dispatcher
-from lowland.platform.search.ledger import Budget
-from lowland.platform.search.pool import Pool
+from lowland.platform.search.ledger import metrics_of
+from lowland.platform.search.ledger_log import LedgerLog
 from lowland.platform.search.report import write_report
-from lowland.platform.search.results import read_study
+from lowland.platform.search.results import StudyResult, read_study
 from lowland.platform.search.search import Search
 from lowland.platform.search.searcher import StudySearcher, trainable
 from lowland.platform.search.setting import STOP, TICKS, Setting
 from lowland.platform.search.start import open_study
+from lowland.platform.search.storage import location
 from lowland.platform.search.table import SearchDisplay, State, state_line
-from lowland.platform.search.trial_runs import TrialRuns, resources_of
-from lowland.platform.tracking.run import TrackedRun
-from lowland.platform.tracking.store import first_line, redact
+from lowland.platform.search.trial_runs import TrialRuns
+from lowland.platform.search.workers import Workers
+from lowland.platform.tracking.run import TrackedRun, find_runs
+from lowland.platform.tracking.store import first_line
+from lowland.platform.urls import redact
 from lowland.trainers.errors import RunError
 
 POLL_SECONDS = 0.5
@@ -52,18 +54,19 @@ class SearchOutcome:
 
 
 class SearchDriver:
-    """One command that leads a search."""
+    """Leads a search, with workers that the command has."""
 
-    def __init__(self, setting: Setting, uri: str, experiment_id: str, console: Console) -> None:
-        self._uri, self._experiment_id, self._console = uri, experiment_id, console
-        self._parallel = setting.parallel or most_at_a_time(resources_of(setting.recipe), ray.cluster_resources())
+    def __init__(self, setting: Setting, uri: str, experiment_id: str, console: Console, workers: Workers) -> None:
+        self._uri, self._experiment_id, self._console, self._workers = uri, experiment_id, console, workers
         self._policy = make_policy(setting.policy, TICKS)
         self._study = open_study(setting)
+        led = {"driver": Driver.current(), "status": "running", "tracking_uri": redact(uri)}
+        setting = setting.with_(study_id=setting.study_id or uuid4().hex, **led)
+        (setting.folder / STOP).unlink(missing_ok=True)
+        setting.write()
         self._parent = self._open_parent(setting)
-        self._setting = setting.with_(
-            parent_run_id=self._parent.run_id, driver=Driver.current(), status="running", tracking_uri=redact(uri)
-        )
-        (self._setting.folder / STOP).unlink(missing_ok=True)
+        self._ledger_log = LedgerLog(self._parent)
+        self._setting = setting.with_(parent_run_id=self._parent.run_id)
         self._setting.write()
 
     def run(self) -> SearchOutcome:
@@ -79,13 +82,24 @@ class SearchDriver:
         return SearchOutcome(status, str(self._setting.folder), self._parent.run_id, self._uri)
 
     def _open_parent(self, setting: Setting) -> TrackedRun:
+        """The study's MLflow run; a driver may have died between making it and writing its id down."""
         if setting.parent_run_id is not None:
             return TrackedRun.resume(self._uri, setting.parent_run_id)
-        tags = {"lowland.study": setting.name, "lowland.metric": setting.metric}
-        parent = TrackedRun.start(self._uri, self._experiment_id, setting.name, command="lowland tune", tags=tags)
+        made = find_runs(self._uri, self._experiment_id, "lowland.study_id", setting.study_id)
+        tags = {"lowland.study": setting.name, "lowland.study_id": setting.study_id, "lowland.metric": setting.metric}
+        if setting.within_run_id is not None:
+            tags["mlflow.parentRunId"] = setting.within_run_id
+        tags |= {"lowland.price": setting.price} if setting.price is not None else {}
+        if made:
+            parent = TrackedRun.resume(self._uri, made[0].info.run_id)
+        else:
+            parent = TrackedRun.start(self._uri, self._experiment_id, setting.name, command="lowland tune", tags=tags)
         parent.log_recipe(setting.recipe, 1)
         parent.log_environment()
-        parent.log_files({"space.json": setting.space.model_dump_json(indent=2, exclude_unset=True)})
+        files = {"space.json": setting.space.model_dump_json(indent=2, exclude_unset=True)}
+        if setting.warm_start:
+            files["warm-start.txt"] = "".join(f"{line}\n" for line in setting.warm_start)
+        parent.log_files(files)
         return parent
 
     def _make_search(self, hear: Callable[[str], None]) -> Search:
@@ -98,31 +112,25 @@ class SearchDriver:
             space.why_not,
             metric=setting.metric,
             most=setting.trials,
-            budget=Budget.parse(setting.budget) if setting.budget is not None else None,
+            budget=setting.limit,
             hear=hear,
         )
 
     def _search(self) -> Literal["finished", "interrupted"]:
-        for line in notes(self._setting, self._parallel):
+        for line in notes(self._setting, self._workers.most):
             self._console.print(line, soft_wrap=True)
-        dispatcher = create_dispatcher(self._setting.recipe.scaling.max_failures)
-        files = str(self._setting.folder / "ray")
-        pool = Pool(dispatcher, files, self._parallel)
         with SearchDisplay(self._console, self._setting.metric) as display, interrupts() as interrupt:
             search = self._make_search(display.event)
             watch = _Watch(search, display, self._sign)
-            fitting = Fitting(_tuner(search, dispatcher, files, self._parallel))
+            fitting = Fitting(_tuner(search, self._workers))
             try:
-                self._wait(fitting, search, dispatcher, pool, watch, interrupt)
+                self._wait(fitting, search, watch, interrupt)
             except BaseException:
                 search.stop()
-                dispatcher.stop.remote()  # on a connection that stays, workers are to end by themselves
-                pool.close()
                 raise
             interrupted = search.stopping
-            pool.close()
-            pool.join()
             watch.show()
+        self._ledger_log.close()
         self._log(search, watch)
         if search.problem is not None:
             raise search.problem
@@ -130,18 +138,20 @@ class SearchDriver:
             raise RunError(f"Ray Tune failed: {first_line(fitting.error)}") from fitting.error
         return "interrupted" if interrupted else "finished"
 
-    def _wait(
-        self, fitting: Fitting, search: Search, dispatcher: Any, pool: Pool, watch: "_Watch", interrupt: Interrupt
-    ) -> None:
-        stop = self._setting.folder / STOP
+    def _wait(self, fitting: Fitting, search: Search, watch: "_Watch", interrupt: Interrupt) -> None:
+        stop, log = self._setting.folder / STOP, self._ledger_log
         while not fitting.done.wait(POLL_SECONDS):
-            pool.tend(ray.get(dispatcher.look.remote()))
+            for event in self._workers.tend():
+                watch.display.event(event)
             if (interrupt.asked or stop.exists()) and not search.stopping:
                 search.stop()
                 watch.display.event("stopping: trials save and end after their step (Ctrl-C again stops at once)")
             if search.stopping:
-                dispatcher.stop.remote()
+                self._workers.stop()
             watch.tick()
+            if log.due:
+                state = watch.state()
+                log.tell(self._spent(state), len(state.trials))
 
     @property
     def _sign(self) -> float:
@@ -150,18 +160,23 @@ class SearchDriver:
     def _log(self, search: Search, watch: "_Watch") -> None:
         """The ledger and the best trial, on the parent run."""
         state = watch.state()
-        values = search.ledger().metrics()
-        values |= {f"search/trials_{status}": float(count) for status, count in state.counts.items()}
+        values = self._spent(state)
+        found = read_study(self._setting.recipe.storage, self._setting.name)
         tags = {}
-        if (best := state.best) is not None:
-            values[f"best/{self._setting.metric}"] = best.best * self._sign
+        if (best := found.best) is not None and best.value is not None:
+            values[f"best/{self._setting.metric}"] = best.value
             tags["lowland.best_trial"] = str(best.number)
         self._parent.log_values(values, len(state.trials), tags)
-        self._log_report()
+        self._log_report(found)
         self._console.print(state_line(state, self._setting.metric), soft_wrap=True, highlight=False)
 
-    def _log_report(self) -> None:
-        found = read_study(self._setting.recipe.storage, self._setting.name)
+    def _spent(self, state: State) -> dict[str, float]:
+        """The ledger and how many trials became what."""
+        began = sum(state.counts.values())
+        counts = {f"search/trials_{status}": float(count) for status, count in state.counts.items()}
+        return metrics_of(state.ledger, self._setting.prices, began) | counts
+
+    def _log_report(self, found: StudyResult) -> None:
         try:
             with tempfile.TemporaryDirectory() as folder:
                 write_report(found, Path(folder))
@@ -209,17 +224,11 @@ class _Watch:
         return State(search.study.trials(), self._sign, search.ledger(), search.share(), self._share, seconds)
 
 
-def most_at_a_time(resources: Any, cluster: dict[str, float]) -> int:
-    """How many trials a cluster holds at once, at least one."""
-    fits = [cluster.get("CPU", 0) // resources.cpus]
-    if resources.gpus:
-        fits.append(cluster.get("GPU", 0) // resources.gpus)
-    return max(1, int(min(fits)))
-
-
 def notes(setting: Setting, parallel: int) -> list[str]:
     """What the user is to know before the first trial."""
-    lines = [f"study {setting.name!r} in {setting.folder}: {parallel} trials at a time"]
+    where = f", trials in {location(setting)}" if setting.database else ""
+    lines = [f"study {setting.name!r} in {setting.folder}{where}: {parallel} trials at a time"]
+    lines += [f"warm start: {line}" for line in setting.warm_start]
     schedule = setting.recipe.schedule.name
     if schedule in TIED and setting.policy != "none":
         lines.append(
@@ -230,11 +239,11 @@ def notes(setting: Setting, parallel: int) -> list[str]:
     return lines
 
 
-def _tuner(search: Search, dispatcher: Any, storage: str, parallel: int) -> Any:
+def _tuner(search: Search, workers: Workers) -> Any:
     return tune.Tuner(
-        trainable(dispatcher),
+        trainable(workers.dispatcher),
         tune_config=tune.TuneConfig(
-            search_alg=StudySearcher(search), num_samples=-1, max_concurrent_trials=parallel, reuse_actors=True
+            search_alg=StudySearcher(search), num_samples=-1, max_concurrent_trials=workers.most, reuse_actors=True
         ),
-        run_config=tune.RunConfig(name=f"tune-{time.time_ns()}", storage_path=storage, verbose=0),
+        run_config=tune.RunConfig(name=f"tune-{time.time_ns()}", storage_path=workers.files, verbose=0),
     )

@@ -8,14 +8,14 @@ from functools import cached_property
 from typing import Any
 
 from optuna.distributions import BaseDistribution
-from optuna.storages import BaseStorage, InMemoryStorage, JournalStorage
-from optuna.storages.journal import JournalFileBackend
+from optuna.storages import BaseStorage
 from optuna.trial import FrozenTrial
 
 from lowland.platform.search.jobs import UNUSABLE
 from lowland.platform.search.ledger import SEGMENTS, Ledger, total
 from lowland.platform.search.search import END
-from lowland.platform.search.setting import JOURNAL, TICKS, Setting, existing_study, study_folder
+from lowland.platform.search.setting import JOURNAL, TICKS, Setting, existing_study
+from lowland.platform.search.storage import open_storage
 from lowland.platform.search.study import NOTE, REASON, WORST, Direction, status_of
 from lowland.platform.search.trials import SOURCE, TARGET, Status
 from lowland.search_spaces import Space
@@ -146,9 +146,9 @@ def read_study(storage: str, name: str) -> StudyResult:
         UserError: there is no such study.
     """
     setting = existing_study(storage, name)
-    journal = study_folder(storage, name) / JOURNAL
-    trials = JournalStorage(JournalFileBackend(str(journal))) if journal.is_file() else InMemoryStorage()
-    counting = [_counting(trial, setting.space) for trial in trials_in(trials, name)]
+    begun = setting.database is not None or (setting.folder / JOURNAL).is_file()
+    trials = trials_in(open_storage(setting), name) if begun else []
+    counting = [_counting(trial, setting.space) for trial in trials]
     return StudyResult(name, setting.metric, setting.direction, TICKS, counting, setting)
 
 

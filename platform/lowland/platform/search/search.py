@@ -5,14 +5,16 @@ the study's, so that a search that died goes on from its storage.
 """
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal, Protocol
 
 from lowland.platform.search.jobs import UNUSABLE, Job, Outcome
-from lowland.platform.search.ledger import SEGMENTS, Budget, Ledger, account, total
+from lowland.platform.search.ledger import SEGMENTS, Budget, Ledger, account, since, total
+from lowland.platform.search.objectives import costs
 from lowland.platform.search.policies import Policy
-from lowland.platform.search.study import Study
-from lowland.platform.search.trials import Segment, TrialView
+from lowland.platform.search.population import Population
+from lowland.platform.search.study import BEFORE, Study
+from lowland.platform.search.trials import Origin, Segment, TrialView
 from lowland.trainers.errors import LowlandError, RunError, UserError
 
 END = "end"
@@ -27,14 +29,20 @@ Answer = Literal["wait", "over"]
 class Runs(Protocol):
     """Trials as runs; `lowland.platform.search.trial_runs.TrialRuns`."""
 
-    def begin(self, segment: Segment, parameters: Mapping[str, Any]) -> Job:
-        """The job of a segment."""
+    def begin(self, segment: Segment, parameters: Mapping[str, Any], origin: Origin | None) -> Job:
+        """The job of a segment, of a trial that may have been forked."""
 
     def ended(self, number: int, outcome: Outcome, fate: Any) -> None:
         """What became of a trial."""
 
-    def given_up(self, number: int) -> None:
-        """A trial that was paused does not go on."""
+    def rests(self, number: int) -> None:
+        """A trial that is paused does not go on in this search."""
+
+    def replaced(self, number: int) -> None:
+        """A paused trial is given up, since another one takes its place."""
+
+    def settle(self, number: int, outcome: Outcome, fate: Any) -> None:
+        """What became of a trial by the study; its run may not have been told, if a driver died meanwhile."""
 
 
 class Search:
@@ -45,7 +53,8 @@ class Search:
         policy: how far trials are trained.
         runs: trials as runs.
         why_not: what is wrong with parameters, before anything is trained.
-        metric: of a training's latest evaluation or record.
+        metric: of a training's latest evaluation or record, or of `objectives.COSTS`.
+        also: what else is kept of each, for further objectives and bounds.
         most: trials that begin at most; None is without limit.
         budget: what may be spent; None is without limit.
         hear: told in a line what happened.
@@ -61,15 +70,20 @@ class Search:
         metric: str,
         most: int | None,
         budget: Budget | None,
+        also: Sequence[str] = (),
         hear: Callable[[str], None] = lambda _: None,
     ) -> None:
         self.study, self._policy, self._runs, self._why_not = study, policy, runs, why_not
-        self._metric, self._most, self._budget, self._hear = metric, most, budget, hear
+        self._metric, self._also, self._budget, self._hear = metric, tuple(also), budget, hear
+        self._most = policy.most if most is None else most
         self.problem: LowlandError | None = None
         """Why the search cannot go on."""
         self._stopping = False
         self._failures = 0
+        self._ended = False
         self.running: dict[int, tuple[Segment, Job]] = {}
+        self._settle_runs()
+        self._give_up_replaced()
         self._due = self._left()
 
     @property
@@ -87,12 +101,12 @@ class Search:
             segment = self._choose()
             if not isinstance(segment, Segment):
                 return segment
-            parameters = self.study.trial(segment.trial).parameters
-            wrong = self._why_not(parameters) if segment.start == 0 else []
+            trial = self.study.trial(segment.trial)
+            wrong = self._why_not(trial.parameters) if segment.start == 0 else []
             if wrong:
                 self._settle(segment, Outcome("refused", "; ".join(wrong)))
                 continue
-            job = self._runs.begin(segment, parameters)
+            job = self._runs.begin(segment, trial.parameters, trial.origin)
             self.running[segment.trial] = segment, job
             return segment, job
         self.problem = UserError(f"{REFUSALS} proposals in a row break the constraints of the space; narrow its ranges")
@@ -101,16 +115,18 @@ class Search:
     def ended(self, number: int, outcome: Outcome) -> None:
         """Takes how a trial's segment has ended."""
         segment, job = self.running.pop(number)
-        accounts = self.study.notes(number).get(SEGMENTS, [])
-        self.study.note(number, SEGMENTS, [*accounts, account(segment, job, outcome, self._policy.full)])
+        notes = self.study.notes(number)
+        spent = since(account(segment, job, outcome, self._policy.full), notes.get(BEFORE, {}))
+        self.study.note(number, SEGMENTS, [*notes.get(SEGMENTS, []), spent])
         if outcome.end == "interrupted":
             self._runs.ended(number, outcome, "interrupted")
             return
-        if outcome.end == "reached" and self._metric not in outcome.result["metrics"]:
-            self._miss(outcome)
+        measured = {**outcome.result.get("metrics", {}), **costs([*notes.get(SEGMENTS, []), spent])}
+        if outcome.end == "reached" and not {self._metric, *self._also} <= set(measured):
+            self._miss(measured)
             self._runs.ended(number, outcome, "interrupted")
             return
-        fate = self._settle(segment, outcome)
+        fate = self._settle(segment, outcome, measured)
         self._runs.ended(number, outcome, fate)
         self._count_failures(outcome)
 
@@ -122,24 +138,28 @@ class Search:
         """How much of the budget or of the trials is done; None if neither is limited."""
         shares = []
         if self._budget is not None:
-            shares.append(self.ledger().spent(self._budget.unit) / self._budget.amount)
-        if self._most is not None:
+            shares.append(self.ledger().spent(self._budget) / self._budget.amount)
+        if isinstance(self._policy, Population):
+            shares.append(self._policy.share(self.study.trials()))
+        elif self._most is not None:
             shares.append(sum(bool(t.curve) for t in self._begun()) / self._most)
         return min(max(shares), 1.0) if shares else None
 
     def _choose(self) -> Segment | Answer:
         if self.stopping:
-            return "wait" if self.running else "over"
-        if self._budget is not None and self.ledger().spent(self._budget.unit) >= self._budget.amount:
-            return "wait" if self.running else self._over()
+            return "wait" if self.running else self._over(for_good=False)
+        if self._budget is not None and self.ledger().spent(self._budget) >= self._budget.amount:
+            return "wait" if self.running else self._over(for_good=True)
         if self._due:
             return self._due.pop(0)
         full = self._most is not None and len(self._begun()) >= self._most
         if not full or self._policy.resume(self.study.trials()) is not None:
-            return self.study.next(self._policy)
+            segment = self.study.next(self._policy)
+            self._give_up_replaced()
+            return segment
         if self.running:
             return "wait"
-        return self._last() or self._over()
+        return self._last() or self._over(for_good=True)
 
     def _last(self) -> Segment | None:
         """If no trial was trained whole: the best of those that came furthest goes on."""
@@ -150,17 +170,33 @@ class Search:
         best = min(paused, key=lambda t: (-t.target, t.curve[t.target], t.number))
         return self.study.resume(best.number, self._policy)
 
-    def _over(self) -> Answer:
-        for trial in self.study.trials():
-            if trial.status == "paused":
-                self._runs.given_up(trial.number)
-        self.study.close()
+    def _over(self, *, for_good: bool) -> Answer:
+        """Closes the runs of trials that might go on; in storage they still may, if the search is resumed."""
+        waiting = [trial for trial in self.study.trials() if trial.status == "paused"] if for_good else []
+        if not self._ended:
+            for segment in self._due:
+                self._runs.settle(segment.trial, Outcome("interrupted"), "interrupted")
+            for trial in waiting:
+                self._runs.rests(trial.number)
+        self._ended = True
         return "over"
 
     def _begun(self) -> list[TrialView]:
-        """All trials that began to be trained."""
+        """All trials that this search began to train."""
         notes = self.study.notes
-        return [t for t in self.study.trials() if t.target > 0 and notes(t.number).get(END) != "refused"]
+        own = [trial for trial in self.study.trials() if not trial.source and trial.origin is None]
+        return [t for t in own if t.target > 0 and notes(t.number).get(END) != "refused"]
+
+    def _give_up_replaced(self) -> None:
+        for number in self.study.replaced():
+            self._runs.replaced(number)
+            self.study.stop(number)
+
+    def _settle_runs(self) -> None:
+        for trial in self.study.trials():
+            if trial.status != "running" and not trial.source:
+                end = self.study.notes(trial.number).get(END, "reached")
+                self._runs.settle(trial.number, Outcome(end), "failed" if end in UNUSABLE else trial.status)
 
     def _left(self) -> list[Segment]:
         """The segments that a driver left when it ended; a trial that it had only half proposed is given up."""
@@ -170,7 +206,7 @@ class Search:
                 self.study.fail(trial.number, "the search ended while it was proposed")
         return [Segment(t.number, t.reached, t.target) for t in running if t.target > 0]
 
-    def _settle(self, segment: Segment, outcome: Outcome) -> Any:
+    def _settle(self, segment: Segment, outcome: Outcome, measured: Mapping[str, float] | None = None) -> Any:
         """Writes a result or a failure to the study; what becomes of the trial."""
         number = segment.trial
         self.study.note(number, END, outcome.end)
@@ -180,7 +216,9 @@ class Search:
             self.study.fail(number, outcome.message)
             self._hear(f"trial {number} failed: {outcome.message}")
             return "failed"
-        value = outcome.result["metrics"][self._metric] if outcome.end == "reached" else math.nan
+        value = measured[self._metric] if outcome.end == "reached" and measured is not None else math.nan
+        if self._also and measured is not None and outcome.end == "reached":
+            self.study.measure(number, segment.end, {name: measured[name] for name in self._also})
         self.study.report(number, segment.end, value)
         following = self.study.ended(number, self._policy)
         if following is not None:
@@ -195,9 +233,10 @@ class Search:
             self._hear(f"trial {number}: {segment.end}/{self._policy.full} {self._metric} {value:.4f}, {fate}")
         return fate
 
-    def _miss(self, outcome: Outcome) -> None:
-        there = ", ".join(sorted(outcome.result["metrics"]))
-        self.problem = UserError(f"--metric {self._metric}: trainings of this recipe do not give it; they give {there}")
+    def _miss(self, measured: Mapping[str, float]) -> None:
+        there = ", ".join(sorted(measured))
+        missing = ", ".join(name for name in dict.fromkeys((self._metric, *self._also)) if name not in measured)
+        self.problem = UserError(f"--metric {missing}: trainings of this recipe do not give it; they give {there}")
 
     def _count_failures(self, outcome: Outcome) -> None:
         self._failures = self._failures + 1 if outcome.end == "failed" else 0

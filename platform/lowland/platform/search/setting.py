@@ -1,19 +1,22 @@
 """What a search is, as its folder keeps it: enough to go on from storage alone.
 
 <storage>/<name>/search.json     the setting (`Setting`)
-                 trials.journal  every trial's state (`lowland.platform.search.study`)
+                 trials.journal  every trial's state (`lowland.platform.search.study`), if it is in no database
                  trial-0000/     a run folder per trial
 """
 
 import os
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, Field, PlainSerializer, ValidationError
 
 from lowland.platform.recipe import Recipe
 from lowland.platform.runs import Driver, open_filesystem
+from lowland.platform.search.ledger import Budget, Price
 from lowland.platform.search.space import BoundSpace
+from lowland.platform.search.trials import Earlier
+from lowland.platform.urls import redact
 from lowland.search_spaces import Space
 from lowland.trainers.errors import UserError
 
@@ -25,7 +28,7 @@ TICKS = 51
 class Setting(BaseModel):
     """A search."""
 
-    model_config = ConfigDict(frozen=True)
+    model_config = ConfigDict(frozen=True, ser_json_inf_nan="constants")
 
     recipe: Recipe
     """What trials change; its `name` is the study's."""
@@ -42,6 +45,18 @@ class Setting(BaseModel):
     seed: int
     tracking_uri: str
     """Without its password."""
+    database: Annotated[str, PlainSerializer(redact)] | None = Field(default=None, repr=False)
+    """Where the trials lie, if not in the folder's journal: a URL, whose password is not written, or a file."""
+    price: str | None = None
+    """Of a GPU-hour, as `2.5usd`."""
+    earlier: tuple[Earlier, ...] = ()
+    """Trainings of the same task that the search begins with."""
+    warm_start: tuple[str, ...] = ()
+    """For people: which earlier trainings are used and which are not, a line each."""
+    within_run_id: str | None = None
+    """The MLflow run below which the study's is, as that of a comparison."""
+    study_id: str = ""
+    """Tells it from any other study of this name; a tag of its MLflow run."""
     parent_run_id: str | None = None
     driver: Driver | None = None
     """The process that leads the search, or led it last."""
@@ -56,6 +71,16 @@ class Setting(BaseModel):
     def folder(self) -> Path:
         """The study's folder."""
         return study_folder(self.recipe.storage, self.name)
+
+    @property
+    def prices(self) -> Price | None:
+        """The price, read."""
+        return Price.parse(self.price) if self.price is not None else None
+
+    @property
+    def limit(self) -> Budget | None:
+        """The budget, read."""
+        return Budget.parse(self.budget, self.prices) if self.budget is not None else None
 
     def bound(self) -> BoundSpace:
         """The space, checked against the recipe."""
@@ -89,9 +114,22 @@ def study_folder(storage: str, name: str) -> Path:
 
 
 def read_setting(storage: str, name: str) -> Setting | None:
-    """The setting of a study; None if there is no study of this name."""
+    """The setting of a study; None if there is no study of this name.
+
+    Raises:
+        UserError: its file is damaged.
+    """
     file = study_folder(storage, name) / SETTING
-    return Setting.model_validate_json(file.read_bytes()) if file.is_file() else None
+    if not file.is_file():
+        return None
+    try:
+        return Setting.model_validate_json(file.read_bytes())
+    except ValidationError as error:
+        first = error.errors()[0]
+        place = ".".join(map(str, first["loc"]))
+        raise UserError(
+            f"{file} cannot be read ({f'{place}: ' if place else ''}{first['msg']}); restore it or move the folder"
+        ) from None
 
 
 def existing_study(storage: str, name: str) -> Setting:

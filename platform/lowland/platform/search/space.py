@@ -60,6 +60,10 @@ class BoundSpace:
         """Every parameter by name, those of all alternatives too; a branch is a choice of its alternatives' names."""
         return {name: _distribution(entry) for name, entry in self._searched.items()}
 
+    def conditions(self) -> dict[str, tuple[tuple[str, str], ...]]:
+        """By parameter that counts in some alternatives only: the branches and the alternative of each."""
+        return {name: entry.where for name, entry in self._searched.items() if entry.where}
+
     def active(self, parameters: Mapping[str, Any]) -> set[str]:
         """The names of the parameters that count, given the alternatives that are chosen."""
         return {name for name, entry in self._searched.items() if entry.active(parameters)}

@@ -1,16 +1,20 @@
 """A search before it runs: checked as far as it can be without a cluster."""
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from lowland.platform.recipe import Recipe
-from lowland.platform.search.ledger import Budget
-from lowland.platform.search.setting import JOURNAL, TICKS, Setting, existing_study, read_setting
-from lowland.platform.tracking.store import redact, resolve_uri
+from lowland.platform.search.ledger import Budget, Price
+from lowland.platform.search.setting import JOURNAL, SETTING, TICKS, Setting, existing_study, read_setting
+from lowland.platform.search.storage import database_of, location, open_storage
+from lowland.platform.tracking.store import resolve_uri
+from lowland.platform.urls import redact
 from lowland.trainers.errors import UserError
 
 if TYPE_CHECKING:
     from optuna.samplers import BaseSampler
+    from optuna.storages import BaseStorage
 
     from lowland.platform.search.study import Study
 
@@ -27,6 +31,10 @@ def begin(
     sampler: str = "multi-fidelity",
     policy: str = "promotion",
     seed: int = 0,
+    database: str | None = None,
+    price: str | None = None,
+    warm_start: Sequence[str] = (),
+    related: bool = False,
 ) -> Setting:
     """A new search, checked as far as it can be without a cluster.
 
@@ -41,6 +49,10 @@ def begin(
         sampler: see `lowland.platform.search.choices`.
         policy: the same.
         seed: of the sampler.
+        database: where the trials lie, a URL or a journal file; None is a journal in the study's folder.
+        price: of a GPU-hour, for example `2.5usd`; of a CPU-hour if trainings hold no GPUs.
+        warm_start: earlier studies and MLflow runs, see `lowland.platform.search.earlier`.
+        related: whether these are of another task, and tell where to look, rather than of this one.
 
     Raises:
         UserError: the study's name is taken, or something is not what it may be.
@@ -58,8 +70,9 @@ def begin(
     from lowland.platform.search.space import open_space
 
     make_policy(policy, TICKS)
+    prices = Price.parse(price) if price is not None else None
     if budget is not None:
-        Budget.parse(budget)
+        Budget.parse(budget, prices)
     setting = Setting(
         recipe=recipe,
         space=open_space(spaces, recipe).space,
@@ -72,9 +85,30 @@ def begin(
         policy=policy,
         seed=seed,
         tracking_uri=redact(resolve_uri(recipe.tracking, recipe.storage)),
+        database=database_of(database) if database is not None else None,
+        price=price,
     )
+    if warm_start:
+        from lowland.platform.search.earlier import warmed
+
+        setting = warmed(setting, warm_start, related=related)
+    elif related:
+        raise UserError("--related says of which kind the trainings of --warm-start are: name some")
     sampler_of(setting)
+    if database is not None:
+        _refuse_if_taken(setting)
     return setting
+
+
+def _refuse_if_taken(setting: Setting) -> None:
+    """A database may hold the studies of several folders."""
+    storage = open_storage(setting)
+    if setting.name in {study.study_name for study in storage.get_all_studies()}:
+        there = _study(setting, storage)  # which refuses another space or direction
+        raise UserError(
+            f"study {setting.name!r} is in {location(setting)}, begun in {there.folder or 'no folder of lowland'}; "
+            "go on with it by --resume and that storage, or choose another --name"
+        )
 
 
 def changed(
@@ -86,7 +120,9 @@ def changed(
         UserError: there is no such study.
     """
     given = {"trials": trials, "budget": budget, "parallel": _count(parallel)}
-    return existing_study(storage, name).with_(**{key: value for key, value in given.items() if value is not None})
+    setting = existing_study(storage, name).with_(**{key: value for key, value in given.items() if value is not None})
+    _ = setting.limit  # refused here if it is wrong
+    return setting
 
 
 def _count(parallel: str) -> int | None:
@@ -113,25 +149,41 @@ def sampler_of(setting: Setting) -> "BaseSampler":
         TICKS,
         setting.seed,
         priors=space.priors(),
-        conditions={e.name: e.where for e in space.space.entries() if e.name in distributions and e.where},
+        conditions=space.conditions(),
         allowed=space.allowed,
+        budget=setting.limit.device_seconds if setting.limit is not None else None,
     )
 
 
 def open_study(setting: Setting) -> "Study":
-    """The study of a search, from its journal.
+    """The study of a search, from its storage, with the earlier trainings that it begins with.
 
     Raises:
         UserError: the study there is another one.
     """
-    import optuna
-    from optuna.storages import JournalStorage
-    from optuna.storages.journal import JournalFileBackend
+    if setting.database is None:
+        from lowland.platform.search.journal import mend
 
+        mend(setting.folder / JOURNAL, alone=True)
+    study = _study(setting, open_storage(setting))
+    if setting.database is not None:
+        _claim(study, setting)
+    for training in setting.earlier:
+        study.add(training)
+    return study
+
+
+def _claim(study: "Study", setting: Setting) -> None:
+    """Of two searches that began at the same moment in one database, only one goes on."""
+    folder = str(setting.folder)
+    if study.folder not in ("", folder) and (Path(study.folder) / SETTING).is_file():
+        raise UserError(f"study {setting.name!r} in {location(setting)} belongs to {study.folder}, not to {folder}")
+    if study.folder != folder:
+        study.begun_from(folder)
+
+
+def _study(setting: Setting, storage: "BaseStorage") -> "Study":
     from lowland.platform.search.study import Study
 
-    optuna.logging.set_verbosity(optuna.logging.ERROR)
-    setting.folder.mkdir(parents=True, exist_ok=True)
-    storage = JournalStorage(JournalFileBackend(str(setting.folder / JOURNAL)))
     space = setting.bound().distributions()
     return Study(storage, setting.name, space, setting.direction, sampler_of(setting))

@@ -6,7 +6,8 @@ loses nothing.  Optuna's samplers see it as any other study.
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import Any, Literal
+from dataclasses import asdict
+from typing import Any
 
 import optuna
 from optuna.distributions import BaseDistribution
@@ -14,17 +15,34 @@ from optuna.samplers import BaseSampler
 from optuna.storages import BaseStorage
 from optuna.trial import FrozenTrial, TrialState
 
+from lowland.platform.search.ledger import SEGMENTS, TRAINED
+from lowland.platform.search.objectives import Bound, Direction, Objective
 from lowland.platform.search.policies import Policy
-from lowland.platform.search.trials import PAUSED, SOURCE, TARGET, Segment, Status, TrialView
-from lowland.platform.search.warm_start import Earlier
+from lowland.platform.search.trials import (
+    ORIGIN,
+    PAUSED,
+    SOURCE,
+    TARGET,
+    Earlier,
+    Fork,
+    Origin,
+    Segment,
+    Status,
+    TrialView,
+    waits,
+)
 from lowland.trainers.errors import UserError
 
-Direction = Literal["minimize", "maximize"]
+__all__ = ["Direction", "Study"]
 
 REASON = "lowland:reason"
 _SPACE, NOTE = "lowland:space", "lowland:note:"
+_FOLDER = "lowland:folder"
+BEFORE, MEASURED = "before", "measured"
+"""Names of the notes of a trial that hold what its parent had trained when it was forked, and what was measured besides
+the first metric, by resource."""
 WORST = 1e308
-"""Stands for infinity in a finished trial: Optuna's samplers want numbers."""
+"""Stands for infinity in a finished trial of which no other tells what is bad: Optuna's samplers want numbers."""
 
 
 class Study:
@@ -36,9 +54,11 @@ class Study:
         space: the parameters, as Optuna's distributions.
         direction: whether the metric is to fall or to rise.
         sampler: proposes parameters.
+        others: metrics besides the first one.
+        bounds: that trials must keep.  One that breaks a bound where its segment ends is stopped there.
 
     Raises:
-        UserError: a study of this name is there with another space or direction.
+        UserError: a study of this name is there with another space or other directions.
     """
 
     def __init__(
@@ -48,12 +68,15 @@ class Study:
         space: Mapping[str, BaseDistribution],
         direction: Direction,
         sampler: BaseSampler,
+        others: Sequence[Objective] = (),
+        bounds: Sequence[Bound] = (),
     ) -> None:
         self.name, self.direction, self._storage = name, direction, storage
-        self._space = dict(space)
+        self._space, self._others, self._bounds = dict(space), tuple(others), tuple(bounds)
         self._sign = 1.0 if direction == "minimize" else -1.0
+        self._directions = [direction, *(other.direction for other in others)]
         self._study = optuna.create_study(
-            storage=storage, study_name=name, direction=direction, sampler=sampler, load_if_exists=True
+            storage=storage, study_name=name, directions=self._directions, sampler=sampler, load_if_exists=True
         )
         self._id = storage.get_study_id_from_name(name)
         self._guard()
@@ -62,11 +85,15 @@ class Study:
         """Optuna itself would go on with the old direction and mix the spaces without a word."""
         described = {key: repr(value) for key, value in sorted(self._space.items())}
         there = self._study.user_attrs.get(_SPACE)
-        if self._study.direction.name.lower() != self.direction:
+        directions = [direction.name.lower() for direction in self._study.directions]
+        if directions != self._directions:
+            metrics = "metrics" if self._others else "metric"
             raise UserError(
-                f"study '{self.name}' exists and is to {self._study.direction.name.lower()}, this search to "
-                f"{self.direction} its metric; give it another name"
+                f"study '{self.name}' exists and is to {', '.join(directions)}, this search to "
+                f"{', '.join(self._directions)} its {metrics}; give it another name"
             )
+        if there is None and self._study.get_trials(deepcopy=False):
+            raise UserError(f"study '{self.name}' exists and was not begun by lowland; give it another name")
         if there is None:
             self._study.set_user_attr(_SPACE, described)
         elif there != described:
@@ -75,6 +102,15 @@ class Study:
                 f"{key}: {there.get(key, 'absent')} there, {described.get(key, 'absent')} here" for key in changed
             )
             raise UserError(f"study '{self.name}' exists with another search space ({shown}); give it another name")
+
+    @property
+    def folder(self) -> str:
+        """The folder that it was begun from; empty if that was not written down."""
+        return str(self._study.user_attrs.get(_FOLDER, ""))
+
+    def begun_from(self, folder: str) -> None:
+        """Writes down the folder: several may share a database."""
+        self._study.set_user_attr(_FOLDER, folder)
 
     def trials(self) -> list[TrialView]:
         """All trials, by number."""
@@ -86,12 +122,14 @@ class Study:
 
     def next(self, policy: Policy) -> Segment:
         """What a free worker is to do: go on with a paused trial, or begin one that the sampler proposes."""
-        segment = policy.resume(self.trials())
-        if segment is None:
+        chosen = policy.resume(self.trials())
+        if isinstance(chosen, Fork):
+            return self._fork(chosen)
+        if chosen is None:
             number = self._study.ask(self._space).number
-            segment = Segment(number, 0, policy.begin(number))
-        self._begin(segment)
-        return segment
+            chosen = Segment(number, 0, policy.begin(number))
+        self._begin(chosen)
+        return chosen
 
     def report(self, number: int, resource: int, value: float) -> None:
         """Records a measurement; one that is already there stays, and NaN is the worst value."""
@@ -100,19 +138,23 @@ class Study:
             worst = math.inf * self._sign
             self._storage.set_trial_intermediate_value(trial_id, resource, worst if math.isnan(value) else value)
 
+    def measure(self, number: int, resource: int, values: Mapping[str, float]) -> None:
+        """Keeps what was measured besides the first metric; before `report`, which makes it count."""
+        there = self.notes(number).get(MEASURED, {})
+        self.note(number, MEASURED, {**there, str(resource): dict(values)})
+
     def ended(self, number: int, policy: Policy) -> Segment | None:
         """A segment has ended, with its measurement reported; the next one of the same trial if it is to go on."""
         trial = self.trial(number)
         if trial.target >= policy.full:
-            value = trial.curve[trial.reached] * self._sign
-            self._study.tell(number, value if math.isfinite(value) else math.copysign(WORST, value))
+            self._finish(trial)
             return None
         verdict = "stop" if math.isinf(trial.curve[trial.target]) else policy.after(trial, self.trials())
         if verdict == "stop":
-            self._study.tell(number, state=TrialState.PRUNED)  # its value is the last measurement
+            self.stop(number)
             return None
         if verdict == "pause":
-            self._storage.set_trial_user_attr(self._trial_id(number), PAUSED, True)
+            self._storage.set_trial_user_attr(self._trial_id(number), PAUSED, trial.target)
             return None
         segment = Segment(number, trial.target, policy.beyond(trial.target))
         self._begin(segment)
@@ -125,8 +167,21 @@ class Study:
         self._begin(segment)
         return segment
 
+    def stop(self, number: int) -> None:
+        """Gives up a trial; its value is its last measurement."""
+        self._constrain(self.trial(number))
+        self._study.tell(number, state=TrialState.PRUNED)
+
+    def replaced(self) -> list[int]:
+        """Paused trials whose places others have taken: they are to be stopped."""
+        trials = self.trials()
+        gone = {trial.origin.replaces for trial in trials if trial.origin is not None}
+        return [trial.number for trial in trials if trial.status == "paused" and trial.number in gone]
+
     def add(self, training: Earlier) -> None:
-        """Takes an earlier training of the same task and space for a trial that was stopped where it ended."""
+        """Takes an earlier training of the same task and space for a trial that was stopped where it ended; once."""
+        if training.source in {trial.source for trial in self.trials()}:
+            return
         worst = math.inf * self._sign
         trial = optuna.trial.create_trial(
             state=TrialState.PRUNED,
@@ -152,29 +207,83 @@ class Study:
         attributes = self._storage.get_trial(self._trial_id(number)).user_attrs
         return {key.removeprefix(NOTE): value for key, value in attributes.items() if key.startswith(NOTE)}
 
-    def close(self) -> None:
-        """The search is over: trials that still wait are told as pruned, with what they reached."""
-        for trial in self.trials():
-            if trial.status == "paused":
-                self._study.tell(trial.number, state=TrialState.PRUNED)
+    def _finish(self, trial: TrialView) -> None:
+        """Tells Optuna the values of a whole training; of one without numbers the worst that others had."""
+        self._constrain(trial)
+        first = self._storage.get_trial(self._trial_id(trial.number)).intermediate_values[trial.target]
+        measured = self.notes(trial.number).get(MEASURED, {}).get(str(trial.target), {})
+        values = [first, *(measured.get(other.metric, math.nan) for other in self._others)]
+        if not all(map(math.isfinite, values)):
+            values = self._worst()
+        self._study.tell(trial.number, values)
+
+    def _worst(self) -> list[float]:
+        finished = [t.values for t in self._study.get_trials(deepcopy=False) if t.state == TrialState.COMPLETE]
+        signs = [1.0 if direction == "minimize" else -1.0 for direction in self._directions]
+        if not finished:
+            return [WORST * sign for sign in signs]
+        return [sign * max(sign * v for v in column) for sign, column in zip(signs, zip(*finished, strict=True), strict=True)]
+
+    def _constrain(self, trial: TrialView) -> None:
+        """Tells Optuna by how much a trial breaks each bound; it can be told once, when the trial ends."""
+        if not self._bounds:
+            return
+        held = optuna.trial.Trial(self._study, self._trial_id(trial.number))
+        measured = self.notes(trial.number).get(MEASURED, {}).get(str(trial.target))
+        for bound in self._bounds:
+            if str(bound) not in held.constraints:
+                held.set_constraint(str(bound), bound.excess(measured[bound.metric]) if measured is not None else 1.0)
+
+    def _fork(self, fork: Fork) -> Segment:
+        """Begins a trial from another one's checkpoint, in one write."""
+        origin, notes = fork.origin, self.notes(fork.origin.parent)
+        last, before = next(reversed(notes.get(SEGMENTS, [])), {}), notes.get(BEFORE, {})
+        trained = {name: last.get(name, 0.0) + before.get(name, 0.0) for name in TRAINED}
+        trial = optuna.trial.create_trial(
+            state=TrialState.RUNNING,
+            params=dict(fork.parameters),
+            distributions={key: self._space[key] for key in fork.parameters},
+            user_attrs={TARGET: fork.end, ORIGIN: asdict(origin), NOTE + BEFORE: trained},
+        )
+        number = self._storage.get_trial(self._storage.create_new_trial(self._id, template_trial=trial)).number
+        return Segment(number, origin.resource, fork.end)
 
     def _begin(self, segment: Segment) -> None:
-        trial_id = self._trial_id(segment.trial)
-        self._storage.set_trial_user_attr(trial_id, TARGET, segment.end)
-        self._storage.set_trial_user_attr(trial_id, PAUSED, False)
+        self._storage.set_trial_user_attr(self._trial_id(segment.trial), TARGET, segment.end)
 
     def _trial_id(self, number: int) -> int:
         return self._storage.get_trial_id_from_study_id_trial_number(self._id, number)
 
     def _view(self, trial: FrozenTrial) -> TrialView:
-        curve = {step: value * self._sign for step, value in trial.intermediate_values.items()}
-        target = trial.user_attrs.get(TARGET, 0)
-        return TrialView(trial.number, trial.params, curve, status_of(trial), target)
+        attributes = trial.user_attrs
+        broken = broken_at(self._bounds, attributes)
+        curve = {r: math.inf if r in broken else value * self._sign for r, value in trial.intermediate_values.items()}
+        origin = Origin(**attributes[ORIGIN]) if ORIGIN in attributes else None
+        return TrialView(
+            trial.number,
+            trial.params,
+            curve,
+            status_of(trial),
+            attributes.get(TARGET, 0),
+            attributes.get(SOURCE, ""),
+            origin,
+            attributes.get(NOTE + "end") == "refused",
+        )
 
     @property
     def sampled(self) -> Sequence[str]:
         """Names of the parameters."""
         return list(self._space)
+
+
+def broken_at(bounds: Sequence[Bound], attributes: Mapping[str, Any]) -> dict[int, list[str]]:
+    """By resource, the bounds that a trial in storage broke there, with what was measured; from its user attributes."""
+    found: dict[int, list[str]] = {}
+    for resource, values in attributes.get(NOTE + MEASURED, {}).items() if bounds else ():
+        broken = [f"{b}: {values[b.metric]:.4g}" for b in bounds if b.excess(values.get(b.metric, math.nan)) > 0]
+        if broken:
+            found[int(resource)] = broken
+    return found
 
 
 def status_of(trial: FrozenTrial) -> Status:
@@ -187,4 +296,4 @@ def status_of(trial: FrozenTrial) -> Status:
         case TrialState.FAIL:
             return "failed"
         case _:
-            return "paused" if trial.user_attrs.get(PAUSED) else "running"
+            return "paused" if waits(trial.user_attrs) else "running"

@@ -14,6 +14,7 @@ from rich.text import Text
 
 from lowland.platform.progress import format_seconds
 from lowland.platform.search.ledger import Ledger
+from lowland.platform.search.setting import TICKS
 from lowland.platform.search.trials import TrialView
 
 PLAIN_SECONDS = 60.0
@@ -36,14 +37,14 @@ class State:
 
     @property
     def counts(self) -> Counter[str]:
-        """Trials by status."""
-        return Counter(trial.status for trial in self.trials)
+        """Trials of this search by status."""
+        return Counter(trial.status for trial in self.trials if not trial.source)
 
     @property
     def best(self) -> TrialView | None:
-        """The trial with the best value at any resource."""
-        found = min(self.trials, key=lambda t: (t.best, t.number), default=None)
-        return found if found is not None and math.isfinite(found.best) else None
+        """The leaderboard's first: whole trainings before others, by the value where their training has come to."""
+        valued = [t for t in self.trials if math.isfinite(t.curve.get(t.reached, math.inf))]
+        return min(valued, key=lambda t: (t.reached < TICKS, t.curve[t.reached], t.number), default=None)
 
     @property
     def left(self) -> float | None:
@@ -108,7 +109,7 @@ def _fields(state: State, metric: str) -> dict[str, str]:
         "paused": str(counts["paused"]),
         "done": str(counts["finished"] + counts["stopped"]),
         "failed": str(counts["failed"]),
-        f"best {metric}": f"{best.best * state.sign:.4f} (trial {best.number})" if best is not None else "-",
+        f"best {metric}": f"{best.curve[best.reached] * state.sign:.4f} (trial {best.number})" if best is not None else "-",
         "spent": f"{state.ledger.trainings:.1f} trainings, {format_seconds(state.ledger.seconds)}",
         "budget": f"{100 * state.share:.0f}%" if state.share is not None else "-",
         "left": format_seconds(left) if left is not None else "-",

@@ -1,13 +1,13 @@
 """What earlier trainings tell a new search: of the same task as trials, of a related one as beliefs."""
 
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
 
 from lowland.platform.search.samplers.encoding import Conditions, Encoding
+from lowland.platform.search.trials import Earlier
 from lowland.search_spaces import Prior
 from lowland.search_spaces.priors import confidence
 
@@ -15,50 +15,6 @@ _BEST = 0.25
 """Part of a related task's trainings that a belief is drawn from."""
 _LEAST = 0.08
 """Standard deviation, as a part of the range, below which no other task can tell where the best lies."""
-
-
-@dataclass(frozen=True)
-class Earlier:
-    """A training of before."""
-
-    source: str
-    """Says where it comes from, as 'study a, trial 3'."""
-    parameters: Mapping[str, Any]
-    curve: Mapping[int, float]
-    """By resource, in the new search's units and in its direction, what was measured."""
-
-
-@dataclass(frozen=True)
-class Chosen:
-    """What of earlier trainings a search can use."""
-
-    used: tuple[Earlier, ...]
-    skipped: Mapping[str, str]
-    """By source, why."""
-
-    def lines(self) -> list[str]:
-        """For people: which were used, and why others were not."""
-        used = ", ".join(earlier.source for earlier in self.used) or "none"
-        return [f"used: {used}", *(f"skipped {source}: {why}" for source, why in self.skipped.items())]
-
-
-def choose(
-    space: Mapping[str, BaseDistribution], trainings: Iterable[Earlier], conditions: Conditions | None = None
-) -> Chosen:
-    """Those that are points of a space and were measured.
-
-    Args:
-        space: the new search's.
-        trainings: of before.
-        conditions: of parameters that count in some alternatives only.
-    """
-    used, skipped = list[Earlier](), dict[str, str]()
-    for training in trainings:
-        if why := _misfit(space, training, conditions or {}):
-            skipped[training.source] = why
-        else:
-            used.append(training)
-    return Chosen(tuple(used), skipped)
 
 
 def beliefs(
@@ -103,7 +59,14 @@ def _belief(name: str, distribution: BaseDistribution, values: list[Any]) -> Pri
     return Prior(centre=encoding.decode(np.array([middle]))[name], confidence=confidence(deviation))
 
 
-def _misfit(space: Mapping[str, BaseDistribution], training: Earlier, conditions: Conditions) -> str:
+def misfit(space: Mapping[str, BaseDistribution], training: Earlier, conditions: Conditions) -> str:
+    """Why a training is no measured point of a space; empty if it is one.
+
+    Args:
+        space: the new search's.
+        training: of before.
+        conditions: of parameters that count in some alternatives only.
+    """
     given = training.parameters
     if not training.curve:
         return "nothing was measured"

@@ -5,7 +5,8 @@ from collections.abc import Sequence
 
 from lowland.platform.runs import RunFolder, RunRecord, run_names
 from lowland.platform.tracking.points import Point, Spool, spools
-from lowland.platform.tracking.store import connect, redact
+from lowland.platform.tracking.store import connect
+from lowland.platform.urls import redact
 
 log = logging.getLogger(__name__)
 

@@ -16,7 +16,8 @@ from lowland.platform.runs import RunFolder
 from lowland.platform.tracking.delivery import deliver_spools
 from lowland.platform.tracking.environment import write_environment
 from lowland.platform.tracking.models import log_exported_model
-from lowland.platform.tracking.store import connect, redact
+from lowland.platform.tracking.store import connect
+from lowland.platform.urls import redact
 from lowland.trainers.errors import UserError
 
 if TYPE_CHECKING:
@@ -31,6 +32,8 @@ LONGEST = 6000
 """Characters of a parameter; MLflow cuts longer ones."""
 MANY = 100
 """Parameters or tags that MLflow takes in one request."""
+MOST_RUNS = 1000
+"""Runs that it gives in one answer."""
 
 
 class TrackedRun:
@@ -180,6 +183,19 @@ class TrackedRun:
         for start in range(0, max(len(all_params), len(all_tags)), MANY):
             part = slice(start, start + MANY)
             self._client.log_batch(self.run_id, params=all_params[part], tags=all_tags[part])
+
+
+def find_runs(uri: str, experiment_id: str, tag: str, value: str) -> "list[Run]":
+    """The runs of an experiment that have a tag with this value, of which none was deleted."""
+    client = connect(uri)
+    found: list[Run] = []
+    token: str | None = None
+    while True:
+        page = client.search_runs([experiment_id], f"tags.`{tag}` = '{value}'", max_results=MOST_RUNS, page_token=token)
+        found.extend(page)
+        token = page.token
+        if not token:
+            return found
 
 
 def _changes(held: "RunData", fields: Mapping[str, str]) -> dict[str, str]:

@@ -3,10 +3,11 @@
 import os
 from pathlib import Path
 from typing import TYPE_CHECKING
-from urllib.parse import urlsplit, urlunsplit
+from urllib.parse import urlsplit
 
 from lowland.platform.recipe import TrackingConfig
 from lowland.platform.runs import open_filesystem
+from lowland.platform.urls import redact
 from lowland.trainers.errors import UserError
 
 if TYPE_CHECKING:
@@ -68,15 +69,6 @@ def sqlite_uri(storage: str) -> str:
             "to an MLflow server, or to sqlite:////a/local/path/mlflow.db"
         )
     return f"sqlite:///{local / DATABASE}"
-
-
-def redact(uri: str) -> str:
-    """The URI without its password, fit to be shown and stored."""
-    parts = urlsplit(uri)
-    if not parts.password:
-        return uri
-    host = parts.netloc.rpartition("@")[2]
-    return urlunsplit(parts._replace(netloc=f"{parts.username}:***@{host}"))
 
 
 def check_store(uri: str, experiment: str) -> str:

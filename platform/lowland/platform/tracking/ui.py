@@ -18,7 +18,8 @@ from urllib.request import urlopen
 from rich.console import Console
 
 from lowland.platform.tracking.delivery import deliver_left
-from lowland.platform.tracking.store import first_line, prepare_environment, redact, sqlite_path, sqlite_uri
+from lowland.platform.tracking.store import first_line, prepare_environment, sqlite_path, sqlite_uri
+from lowland.platform.urls import redact
 from lowland.trainers.errors import RunError, UserError
 
 HOST = "127.0.0.1"

@@ -1,0 +1,142 @@
+"""Earlier trainings for a new search: turned into points of its space, and told what became of each.
+
+Of the same task they are trials that the search begins with, of a related one beliefs about where to look.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from lowland.platform.recipe import Recipe
+from lowland.platform.recipe.dump import flatten
+from lowland.platform.recipe.local_files import local_folder
+from lowland.platform.runs import as_text
+from lowland.platform.search.choices import AIMS
+from lowland.platform.search.points import Fields, differences, located
+from lowland.platform.search.recorded import Recorded, recorded
+from lowland.platform.search.setting import Setting
+from lowland.platform.search.space import BoundSpace
+from lowland.platform.search.trials import Earlier
+from lowland.platform.search.warm_start import beliefs, misfit
+from lowland.platform.tracking.store import first_line
+from lowland.search_spaces import Prior, Space
+from lowland.trainers.data.manifest import Manifest
+from lowland.trainers.errors import DataError, RecipeError, UserError
+
+LEAST = 4
+"""Trainings with values from which a related task tells something."""
+
+
+def warmed(setting: Setting, sources: Sequence[str], *, related: bool) -> Setting:
+    """A search that begins with what earlier trainings told.
+
+    Args:
+        setting: the search.
+        sources: what `recorded` finds.
+        related: whether they are of another task: then the best quarter of each source tells where to look; else each
+            is a trial of this search.
+
+    Raises:
+        UserError: a source is not there, or none of the trainings is of use.
+    """
+    if related and setting.sampler not in AIMS:
+        raise UserError(
+            f"--related gives priors, which --sampler {setting.sampler} does not use; {', '.join(AIMS)} use them"
+        )
+    found = {source: recorded(source, setting) for source in sources}
+    space = setting.bound()
+    if related:
+        return _believing(setting, space, found)
+    return _with_trials(setting, space, [training for every in found.values() for training in every])
+
+
+def _with_trials(setting: Setting, space: BoundSpace, trainings: Sequence[Recorded]) -> Setting:
+    used, lines = dict[str, Earlier](), list[str]()
+    for training in trainings:
+        point = training.problem or fit(space, training)
+        if isinstance(point, Earlier):
+            used[training.source] = point
+        else:
+            lines.append(f"skipped {training.source}: {point}")
+    if not used:
+        raise UserError(f"--warm-start: none of {len(trainings)} trainings can be used:\n{_some(lines)}")
+    groups = dict.fromkeys(training.group for training in trainings)
+    names = {g: [t.name for t in trainings if t.group == g and t.source in used] for g in groups}
+    told = [f"used of {group}: {', '.join(those)}" for group, those in names.items() if those]
+    return setting.with_(earlier=tuple(used.values()), warm_start=(*told, *lines))
+
+
+def _believing(setting: Setting, space: BoundSpace, found: Mapping[str, Sequence[Recorded]]) -> Setting:
+    tasks, lines = list[list[Earlier]](), list[str]()
+    for source, trainings in found.items():
+        usable = [t for t in trainings if not t.problem and t.curve]
+        if len(usable) < LEAST:
+            lines.append(f"skipped {source}: {len(usable)} of its trainings have values, {LEAST} are needed")
+            continue
+        lines.append(f"used of {source}: {len(usable)} of {len(trainings)} trainings")
+        tasks.append([Earlier(t.source, max(located(space.space, t.fields), key=len), t.curve) for t in usable])
+    priors = beliefs(space.distributions(), tasks, rising=setting.direction == "maximize") if tasks else {}
+    if not priors:
+        reason = _some(lines) if not tasks else "their best trainings lie outside the space's ranges"
+        raise UserError(f"--warm-start --related: nothing can be told from these: {reason}")
+    for name, prior in priors.items():
+        centre = f"{prior.centre:.4g}" if isinstance(prior.centre, float) else prior.centre
+        lines.append(f"prior of {name}: {centre} with confidence {prior.confidence:.2f}")
+    return setting.with_(space=with_priors(setting.space, priors), warm_start=tuple(lines))
+
+
+def _some(lines: Sequence[str], most: int = 12) -> str:
+    return "\n".join([*lines[:most], *(["..."] if len(lines) > most else [])])
+
+
+def with_priors(space: Space, priors: Mapping[str, Prior]) -> Space:
+    """The space with these priors in place of its own, by parameter."""
+    data = space.model_dump(mode="json", exclude_unset=True)
+    for entry in space.entries():
+        if entry.name in priors:
+            inner: Any = data
+            for key in entry.trail:
+                inner = inner[key]
+            inner["prior"] = priors[entry.name].model_dump(exclude_unset=True)
+    return Space.model_validate(data)
+
+
+def fit(space: BoundSpace, training: Recorded) -> Earlier | str:
+    """The training as a trial; why it is none."""
+    reasons = list[str]()
+    for parameters in located(space.space, training.fields):
+        point = Earlier(training.source, parameters, training.curve)
+        why = misfit(space.distributions(), point, space.conditions()) or _other(space, parameters, training.fields)
+        if not why:
+            return point
+        reasons.append(why)
+    return reasons[0]
+
+
+def _other(space: BoundSpace, parameters: Mapping[str, Any], fields: Fields) -> str:
+    """How the recipe of a trial with these parameters differs from the training's."""
+    try:
+        recipe = space.apply(parameters)
+    except RecipeError as error:
+        return first_line(error)
+    if broken := space.why_not(parameters):
+        return broken[0]
+    differing = [path for path in differences(as_text(flatten(recipe)), fields) if not _same_data(path, recipe, fields)]
+    shown = [f"{path} is {_short(fields, path)} there and {_short(flatten(recipe), path)} here" for path in differing]
+    return "; ".join(shown[:3]) + ("; ..." if len(shown) > 3 else "")
+
+
+def _same_data(path: str, recipe: Recipe, fields: Fields) -> bool:
+    """Whether the data at another path are the same."""
+    if path != "data.path":
+        return False
+    folders = [local_folder(recipe.data.path), local_folder(fields.get(path, ""))]
+    try:
+        digests = {Manifest.read(folder).digest for folder in folders if folder is not None}
+    except DataError:
+        return False
+    return None not in folders and len(digests) == 1
+
+
+def _short(fields: Mapping[str, Any], path: str) -> str:
+    text = str(fields.get(path, "absent"))
+    return text if len(text) <= 40 else f"{text[:37]}..."
