@@ -4,19 +4,23 @@ from collections.abc import Callable, Mapping
 from importlib.util import find_spec
 from typing import Any
 
+import numpy as np
 import optuna
 from optuna.distributions import BaseDistribution
 from optuna.samplers import BaseSampler
 
 from lowland.platform.search.policies import Fixed, Hyperband, Median, Policy, Promotion, Stopping, default_first
 from lowland.platform.search.samplers.encoding import Conditions
+from lowland.platform.search.samplers.grid import GridSampler
 from lowland.platform.search.samplers.multi_fidelity import Aim, MultiFidelitySampler
 from lowland.search_spaces import Prior
 from lowland.trainers.errors import UserError
 
-POLICIES = ("promotion", "stopping", "median", "fixed", "hyperband", "none")
+POLICIES = ("promotion", "stopping", "median", "fixed", "hyperband", "pbt", "none")
 AIMS: dict[str, Aim] = {"multi-fidelity": "quality", "cost-aware": "quality per cost", "pareto": "pareto"}
-SAMPLERS = (*AIMS, "random", "quasi-random", "tpe", "cmaes", "gp", "nsga2")
+SAMPLERS = (*AIMS, "random", "quasi-random", "tpe", "cmaes", "gp", "nsga2", "grid")
+DRAW_ANEW = ("random", "tpe", "cmaes", "gp", "nsga2")
+"""Samplers whose first proposals are the next numbers of a generator, whatever the study has."""
 
 
 def make_sampler(
@@ -29,12 +33,14 @@ def make_sampler(
     conditions: Conditions | None = None,
     allowed: Callable[[Mapping[str, Any]], bool] | None = None,
     budget: float | None = None,
+    begun: int = 0,
 ) -> BaseSampler:
     """The sampler of this name.
 
     Args:
         name: "multi-fidelity" (the default of a search), with the cost in mind "cost-aware" or "pareto", or one of
-            Optuna's: "random", "quasi-random", "tpe", "cmaes", "gp", "nsga2", which know nothing of priors.
+            Optuna's: "random", "quasi-random", "tpe", "cmaes", "gp", "nsga2", which know nothing of priors; or "grid",
+            each combination of finite parameters.
         space: the parameters.
         full: resource of a whole training.
         seed: of everything random.
@@ -42,6 +48,7 @@ def make_sampler(
         conditions: of parameters that count in some alternatives only.
         allowed: whether parameters may be tried.
         budget: the study's, in the unit of costs.
+        begun: trials that the study has: a sampler that begins with draws from its seed would repeat them.
 
     Raises:
         UserError: there is none of this name, or it needs a package that is not installed.
@@ -57,6 +64,8 @@ def make_sampler(
             aim=AIMS[name],
             budget=budget,
         )
+    if seed is not None and begun and name in DRAW_ANEW:
+        seed = int(np.random.SeedSequence((seed, begun)).generate_state(1)[0])
     match name:
         case "random":
             return optuna.samplers.RandomSampler(seed)
@@ -70,6 +79,8 @@ def make_sampler(
             return optuna.samplers.GPSampler(seed=seed)
         case "nsga2":
             return optuna.samplers.NSGAIISampler(seed=seed)
+        case "grid":
+            return GridSampler(space)
         case _:
             raise UserError(f"--sampler {name}: there are {', '.join(SAMPLERS)}")
 
@@ -84,7 +95,7 @@ def make_policy(name: str, full: int, *, first: int = 0, factor: int = 3) -> Pol
     """The policy of this name.
 
     Args:
-        name: one of `POLICIES`; "none" trains every trial whole.
+        name: one of `POLICIES` but "pbt", which needs the space (`start.policy_of`); "none" trains every trial whole.
         full: the resource of a whole training.
         first: the first rung; 0 is a seventeenth of `full`.
         factor: of each rung's trials, one in `factor` goes on; has no meaning for "median", "fixed" and "none".

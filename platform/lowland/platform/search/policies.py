@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from statistics import median
 from typing import Literal, Protocol
 
-from lowland.platform.search.trials import Segment, TrialView, at
+from lowland.platform.search.trials import Fork, Segment, TrialView, at
 
 Verdict = Literal["go on", "pause", "stop"]
 
@@ -26,14 +26,18 @@ class Policy(Protocol):
     def first(self) -> int:
         """The least resource at which a new trial's first segment may end."""
 
+    @property
+    def most(self) -> int | None:
+        """Trials that begin at most, those that are forked from others aside; None is without limit."""
+
     def begin(self, number: int) -> int:
         """Where the first segment of a new trial ends."""
 
     def after(self, trial: TrialView, trials: Sequence[TrialView]) -> Verdict:
         """What becomes of a trial whose segment has ended before `full`."""
 
-    def resume(self, trials: Sequence[TrialView]) -> Segment | None:
-        """The paused trial to go on with now; None to begin a new one."""
+    def resume(self, trials: Sequence[TrialView]) -> Segment | Fork | None:
+        """The paused trial to go on with now, or to fork a new one from; None to begin one."""
 
     def beyond(self, resource: int) -> int:
         """Where the segment after one that ended at `resource` ends."""
@@ -75,6 +79,11 @@ class _Rungs:
             raise ValueError(f"factor >= 2 must hold, got {self.factor}")
         if self.first == 0:
             object.__setattr__(self, "first", default_first(self.full))
+
+    @property
+    def most(self) -> None:
+        """Without limit."""
+        return None
 
     @property
     def levels(self) -> tuple[int, ...]:
@@ -199,6 +208,11 @@ class Fixed:
 
     full: int
     first: int
+
+    @property
+    def most(self) -> None:
+        """Without limit."""
+        return None
 
     def begin(self, number: int) -> int:
         """All alike."""

@@ -14,6 +14,7 @@ from pydantic import BaseModel, ConfigDict, Field, PlainSerializer, ValidationEr
 from lowland.platform.recipe import Recipe
 from lowland.platform.runs import Driver, open_filesystem
 from lowland.platform.search.ledger import Budget, Price
+from lowland.platform.search.objectives import Bound, Objective
 from lowland.platform.search.space import BoundSpace
 from lowland.platform.search.trials import Earlier
 from lowland.platform.urls import redact
@@ -57,6 +58,14 @@ class Setting(BaseModel):
     """The MLflow run below which the study's is, as that of a comparison."""
     study_id: str = ""
     """Tells it from any other study of this name; a tag of its MLflow run."""
+    others: tuple[Objective, ...] = ()
+    """Further metrics; without any the search is for the best value of one."""
+    constraints: tuple[str, ...] = ()
+    """What trials must keep, as `perf/gpu_memory_gib <= 70`."""
+    intervals: int = 8
+    """Of a training, with policy pbt."""
+    perturb: tuple[str, ...] = ()
+    """Parameters that change in copies, with policy pbt; none is all that may."""
     parent_run_id: str | None = None
     driver: Driver | None = None
     """The process that leads the search, or led it last."""
@@ -71,6 +80,11 @@ class Setting(BaseModel):
     def folder(self) -> Path:
         """The study's folder."""
         return study_folder(self.recipe.storage, self.name)
+
+    @property
+    def bounds(self) -> tuple[Bound, ...]:
+        """The constraints, read."""
+        return tuple(map(Bound.parse, self.constraints))
 
     @property
     def prices(self) -> Price | None:

@@ -72,8 +72,10 @@ def simulate(
         begun += segment.end - segment.start
 
     while True:
-        while len(running) < workers and begun < budget and best > until:
+        while len(running) < workers and begun < budget and best > until and not _waits(study, policy):
             begin(study.next(policy))
+            for number in study.replaced():
+                study.stop(number)
         if not running:
             return points
         now, number, segment = heapq.heappop(running)
@@ -87,6 +89,13 @@ def simulate(
         following = study.ended(number, policy)
         if following is not None and begun < budget and best > until:
             begin(following)
+
+
+def _waits(study: Study, policy: Policy) -> bool:
+    """Whether nothing can begin before a segment ends."""
+    trials = study.trials() if policy.most is not None else []
+    own = sum(trial.origin is None for trial in trials)
+    return policy.most is not None and own >= policy.most and policy.resume(trials) is None
 
 
 def _note_cost(study: Study, curves: Curves, segment: Segment, start_seconds: float) -> float:

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from optuna.samplers import BaseSampler
     from optuna.storages import BaseStorage
 
+    from lowland.platform.search.policies import Policy
     from lowland.platform.search.study import Study
 
 
@@ -23,36 +24,43 @@ def begin(
     recipe: Recipe,
     spaces: Sequence[str],
     *,
-    metric: str = "eval/loss",
+    metric: str | Sequence[str] = "eval/loss",
     direction: str = "minimize",
     trials: int | None = None,
     budget: str | None = None,
     parallel: str = "auto",
-    sampler: str = "multi-fidelity",
-    policy: str = "promotion",
+    sampler: str | None = None,
+    policy: str | None = None,
     seed: int = 0,
     database: str | None = None,
     price: str | None = None,
     warm_start: Sequence[str] = (),
     related: bool = False,
+    constraints: Sequence[str] = (),
+    intervals: int = 8,
+    perturb: Sequence[str] = (),
 ) -> Setting:
     """A new search, checked as far as it can be without a cluster.
 
     Args:
         recipe: what trials change; its name is the study's.
         spaces: names or files; `auto` is made from the recipe.
-        metric: what is compared, of an evaluation or a record.
-        direction: `minimize` or `maximize`.
+        metric: what is compared, of an evaluation or a record, or `gpu-hours`, `cpu-hours` or `seconds` that a trial
+            takes; several for a search of the best compromises, each with its direction as `eval/accuracy:maximize`.
+        direction: `minimize` or `maximize`, of a single metric.
         trials: how many begin at most.
         budget: what may be spent, for example `40gpu-hours`.
         parallel: trials at a time; `auto` is as many as the cluster holds.
-        sampler: see `lowland.platform.search.choices`.
-        policy: the same.
+        sampler: see `lowland.platform.search.choices`; None is multi-fidelity, with several metrics tpe.
+        policy: the same; None is promotion, with several metrics none.
         seed: of the sampler.
         database: where the trials lie, a URL or a journal file; None is a journal in the study's folder.
         price: of a GPU-hour, for example `2.5usd`; of a CPU-hour if trainings hold no GPUs.
         warm_start: earlier studies and MLflow runs, see `lowland.platform.search.earlier`.
         related: whether these are of another task, and tell where to look, rather than of this one.
+        constraints: bounds that trials must keep, as `perf/gpu_memory_gib <= 70`.
+        intervals: of a training, with policy `pbt`, whose population `trials` is.
+        perturb: the parameters that copies change, with policy `pbt`; none is all that may change.
 
     Raises:
         UserError: the study's name is taken, or something is not what it may be.
@@ -64,29 +72,31 @@ def begin(
         )
     if trials is None and budget is None:
         raise UserError("a search needs an end: give --trials, --budget, or both")
-    if direction not in ("minimize", "maximize"):
-        raise UserError(f"--direction {direction}: minimize or maximize")
-    from lowland.platform.search.choices import make_policy
+    from lowland.platform.search.compatibility import check, read_objectives
     from lowland.platform.search.space import open_space
 
-    make_policy(policy, TICKS)
+    first, *others = read_objectives([metric] if isinstance(metric, str) else metric, direction)
     prices = Price.parse(price) if price is not None else None
     if budget is not None:
         Budget.parse(budget, prices)
     setting = Setting(
         recipe=recipe,
         space=open_space(spaces, recipe).space,
-        metric=metric,
-        direction=direction,
+        metric=first.metric,
+        direction=first.direction,
         trials=trials,
         budget=budget,
         parallel=_count(parallel),
-        sampler=sampler,
-        policy=policy,
+        sampler=sampler or ("tpe" if others else "multi-fidelity"),
+        policy=policy or ("none" if others else "promotion"),
         seed=seed,
         tracking_uri=redact(resolve_uri(recipe.tracking, recipe.storage)),
         database=database_of(database) if database is not None else None,
         price=price,
+        others=tuple(others),
+        constraints=tuple(constraints),
+        intervals=intervals,
+        perturb=tuple(perturb),
     )
     if warm_start:
         from lowland.platform.search.earlier import warmed
@@ -94,6 +104,8 @@ def begin(
         setting = warmed(setting, warm_start, related=related)
     elif related:
         raise UserError("--related says of which kind the trainings of --warm-start are: name some")
+    check(setting)
+    policy_of(setting)
     sampler_of(setting)
     if database is not None:
         _refuse_if_taken(setting)
@@ -122,6 +134,8 @@ def changed(
     given = {"trials": trials, "budget": budget, "parallel": _count(parallel)}
     setting = existing_study(storage, name).with_(**{key: value for key, value in given.items() if value is not None})
     _ = setting.limit  # refused here if it is wrong
+    if setting.policy == "pbt" and trials not in (None, existing_study(storage, name).trials):
+        raise UserError("--trials: the population of a search with --policy pbt stays as it began; leave it out")
     return setting
 
 
@@ -133,8 +147,8 @@ def _count(parallel: str) -> int | None:
     return int(parallel)
 
 
-def sampler_of(setting: Setting) -> "BaseSampler":
-    """The sampler of a search.
+def sampler_of(setting: Setting, begun: int = 0) -> "BaseSampler":
+    """The sampler of a search, for a study of so many trials.
 
     Raises:
         UserError: there is none of this name.
@@ -152,7 +166,25 @@ def sampler_of(setting: Setting) -> "BaseSampler":
         conditions=space.conditions(),
         allowed=space.allowed,
         budget=setting.limit.device_seconds if setting.limit is not None else None,
+        begun=begun,
     )
+
+
+def policy_of(setting: Setting) -> "Policy":
+    """The policy of a search.
+
+    Raises:
+        UserError: there is none of this name, or the space has nothing that it could change.
+    """
+    from lowland.platform.search.choices import make_policy
+
+    if setting.policy != "pbt":
+        return make_policy(setting.policy, TICKS)
+    from lowland.platform.search.explore import Explorer
+    from lowland.platform.search.population import Population
+
+    explore = Explorer(setting.bound(), setting.perturb)
+    return Population(TICKS, setting.trials or 0, explore, setting.intervals, setting.seed)
 
 
 def open_study(setting: Setting) -> "Study":
@@ -185,5 +217,7 @@ def _claim(study: "Study", setting: Setting) -> None:
 def _study(setting: Setting, storage: "BaseStorage") -> "Study":
     from lowland.platform.search.study import Study
 
-    space = setting.bound().distributions()
-    return Study(storage, setting.name, space, setting.direction, sampler_of(setting))
+    space, ids = setting.bound().distributions(), {s.study_name: s._study_id for s in storage.get_all_studies()}
+    begun = storage.get_n_trials(ids[setting.name]) if setting.name in ids else 0
+    sampler = sampler_of(setting, begun)
+    return Study(storage, setting.name, space, setting.direction, sampler, setting.others, setting.bounds)

@@ -222,7 +222,10 @@ class Study:
         signs = [1.0 if direction == "minimize" else -1.0 for direction in self._directions]
         if not finished:
             return [WORST * sign for sign in signs]
-        return [sign * max(sign * v for v in column) for sign, column in zip(signs, zip(*finished, strict=True), strict=True)]
+        return [
+            sign * max(sign * v for v in column)
+            for sign, column in zip(signs, zip(*finished, strict=True), strict=True)
+        ]
 
     def _constrain(self, trial: TrialView) -> None:
         """Tells Optuna by how much a trial breaks each bound; it can be told once, when the trial ends."""

@@ -6,10 +6,11 @@ from typing import Any, Literal
 from lowland.platform.recipe import Recipe
 from lowland.platform.recipe.dump import dump, flatten
 from lowland.platform.runs import RECIPE, RunFolder, RunRecord
+from lowland.platform.search.forks import fork_checkpoint, newest_step
 from lowland.platform.search.jobs import Job, Outcome, Resources
 from lowland.platform.search.space import BoundSpace
-from lowland.platform.search.trials import Segment
-from lowland.platform.tracking.run import TrackedRun
+from lowland.platform.search.trials import Origin, Segment
+from lowland.platform.tracking.run import TrackedRun, find_runs
 
 Fate = Literal["goes on", "paused", "finished", "stopped", "failed", "interrupted"]
 """What becomes of a trial when a segment has ended."""
@@ -32,6 +33,8 @@ class TrialRuns:
         self._parent, self._full = parent_run_id, full
         self._storage = f"{space.base.storage.rstrip('/')}/{space.base.name}"
         self._held: dict[int, _Held] = {}
+        self._made: dict[str, str] | None = None
+        """By trial, the MLflow runs there were when this driver began."""
 
     def recipe(self, number: int, parameters: Mapping[str, Any]) -> Recipe:
         """The recipe of a trial, with its own name and folder.
@@ -41,21 +44,25 @@ class TrialRuns:
         """
         data = self._space.apply(parameters).model_dump(mode="json", exclude_unset=True)
         checkpoints = {**data.get("checkpoints", {}), "export": False}
-        place = {"name": f"trial-{number:04}", "storage": self._storage}
+        place = {"name": _name(number), "storage": self._storage}
         tracking = {**data.get("tracking", {}), "uri": self._uri}
         return Recipe.model_validate({**data, **place, "checkpoints": checkpoints, "tracking": tracking})
 
-    def begin(self, segment: Segment, parameters: Mapping[str, Any]) -> Job:
+    def begin(self, segment: Segment, parameters: Mapping[str, Any], origin: Origin | None) -> Job:
         """The job that trains a segment; the trial's run is made or continued.
 
         Raises:
             RecipeError: the parameters make no recipe.
+            RunError: it begins from another trial's checkpoint, which is not there.
         """
         recipe = self.recipe(segment.trial, parameters)
         held = self._held.get(segment.trial)
-        folder, record, tracked = held if held is not None else self._open(segment.trial, recipe)
+        folder, record, tracked = held if held is not None else self._open(segment.trial, recipe, origin)
+        if origin is not None and newest_step(folder) is None:
+            fork_checkpoint(RunFolder.open(self._storage, _name(origin.parent)), folder)
         record = record.next_attempt(flatten(recipe))
         folder.write(record)
+        folder.write_bytes(dump(recipe).encode(), RECIPE)
         self._held[segment.trial] = folder, record, tracked
         task = {
             "recipe": recipe.model_dump(mode="json"),
@@ -82,37 +89,76 @@ class TrialRuns:
         tracked.finish("finished" if fate == "stopped" and outcome.end == "reached" else status, folder)
         del self._held[number]
 
-    def given_up(self, number: int) -> None:
-        """Marks the run of a paused trial as one that does not go on."""
+    def settle(self, number: int, outcome: Outcome, fate: Fate) -> None:
+        """Closes the run of a trial if a driver that died had decided on it and not closed it."""
+        record = RunFolder.open(self._storage, _name(number)).read()
+        held = self._reopen(number) if record is not None and record.status == "running" else None
+        if held is not None:
+            self._held[number] = held
+            self.ended(number, outcome, fate)
+
+    def replaced(self, number: int) -> None:
+        """Closes the run of a paused trial that is given up, since another one takes its place."""
+        held = self._held.get(number) or self._reopen(number)
+        if held is not None:
+            self._held[number] = held
+            self.ended(number, Outcome("reached"), "stopped")
+
+    def rests(self, number: int) -> None:
+        """Marks the run of a paused trial as one that does not go on in this search."""
         held = self._held.pop(number, None) or self._reopen(number)
         if held is not None:
             folder, _, tracked = held
-            tracked.log_values({}, 0, {"lowland.trial.fate": "stopped", "lowland.trial.end": "reached"})
+            tracked.log_values({}, 0, {"lowland.trial.fate": "paused", "lowland.trial.end": "reached"})
             tracked.finish("finished", folder)
 
     def _reopen(self, number: int) -> _Held | None:
-        folder = RunFolder.open(self._storage, f"trial-{number:04}")
+        folder = RunFolder.open(self._storage, _name(number))
         record = folder.read()
         if record is None or record.mlflow_run_id is None:
             return None
         return folder, record, TrackedRun.resume(self._uri, record.mlflow_run_id)
 
-    def _open(self, number: int, recipe: Recipe) -> _Held:
+    def _open(self, number: int, recipe: Recipe, origin: Origin | None) -> _Held:
         there = self._reopen(number)
         if there is not None:
             return there
         folder = RunFolder.open(recipe.storage, recipe.name)
         folder.create()
-        tags = {"mlflow.parentRunId": self._parent, "lowland.trial": str(number)}
-        name = f"{self._space.base.name}/{recipe.name}"
-        tracked = TrackedRun.start(self._uri, self._experiment_id, name, command="lowland tune", tags=tags)
+        tracked = self._track(number, f"{self._space.base.name}/{recipe.name}", self._origin_tags(origin))
+        tracked.log_recipe(recipe, 1)
         record = RunRecord.new(recipe.name, flatten(recipe)).with_(
             tracking_uri=recipe.tracking.uri, experiment=recipe.tracking.experiment, mlflow_run_id=tracked.run_id
         )
         folder.write(record)
-        folder.write_bytes(dump(recipe).encode(), RECIPE)
-        tracked.log_recipe(recipe, 1)
         return folder, record, tracked
+
+    def _origin_tags(self, origin: Origin | None) -> dict[str, str]:
+        """By which the run of a forked trial tells where it comes from."""
+        if origin is None:
+            return {}
+        folder = RunFolder.open(self._storage, _name(origin.parent))
+        record = folder.read()
+        return {
+            "lowland.forked_from": str(record.mlflow_run_id if record is not None else None),
+            "lowland.forked_from_trial": str(origin.parent),
+            "lowland.forked_at_step": str(newest_step(folder)),
+            "lowland.replaces_trial": str(origin.replaces),
+        }
+
+    def _track(self, number: int, name: str, more: Mapping[str, str]) -> TrackedRun:
+        """The trial's MLflow run; a driver may have died between making it and writing its id down."""
+        if self._made is None:
+            children = find_runs(self._uri, self._experiment_id, "mlflow.parentRunId", self._parent)
+            self._made = {run.data.tags.get("lowland.trial", ""): str(run.info.run_id) for run in children}
+        if str(number) in self._made:
+            return TrackedRun.resume(self._uri, self._made[str(number)])
+        tags = {"mlflow.parentRunId": self._parent, "lowland.trial": str(number), **more}
+        return TrackedRun.start(self._uri, self._experiment_id, name, command="lowland tune", tags=tags)
+
+
+def _name(number: int) -> str:
+    return f"trial-{number:04}"
 
 
 def resources_of(recipe: Recipe) -> Resources:
