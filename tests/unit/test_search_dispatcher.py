@@ -75,13 +75,16 @@ def test_a_job_whose_workers_die_is_begun_again_as_often_as_allowed():
     async def scenario() -> None:
         dispatcher = Dispatcher(2)
         (task,) = await submitted(dispatcher, job("a"))
-        for _ in range(3):
-            assert await dispatcher.take(0, ONE) == job("a")
-        await dispatcher.trouble(0, "rank 1 failed: disk full")
-        await dispatcher.trouble(0, "rank 0 lost its connection")
-        assert await dispatcher.take(0, ONE) is None
+        for group in range(3):
+            assert await dispatcher.take(group, ONE) == job("a")
+            await dispatcher.trouble(group, "rank 1 failed: disk full")
+            await dispatcher.trouble(group, "rank 0 lost its connection")
+            await dispatcher.lost(group, "a worker died")
         outcome = await task
         assert (outcome.end, outcome.attempts) == ("failed", 3)
+        events = (await dispatcher.look()).events
+        assert events == ("a: rank 1 failed: disk full; begun again",) * 2
+        assert (await dispatcher.look()).events == ()
         assert outcome.message == "rank 1 failed: disk full; failure 3, and scaling.max_failures is 2"
 
     run(scenario())
@@ -97,6 +100,43 @@ def test_another_group_gets_the_job_of_one_that_is_lost_before_what_waits():
         await dispatcher.lost(1, "no node has room")
         assert (await lost).end == "failed"
         assert not waits.done()
+
+    run(scenario())
+
+
+def test_a_group_that_is_gone_takes_nothing_more_not_even_by_a_question_that_it_left(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(module, "TAKE_SECONDS", 60.0)
+
+    async def scenario() -> None:
+        dispatcher = Dispatcher(1)
+        asked = asyncio.create_task(dispatcher.take(0, ONE))
+        await asyncio.sleep(0.01)
+        await dispatcher.lost(0, "the worker of rank 0 died")
+        assert await asked is None
+        await submitted(dispatcher, job("a"))
+        assert await dispatcher.take(0, ONE) is None
+        assert await dispatcher.closed(0)
+        assert await dispatcher.take(1, ONE) == job("a")
+        await dispatcher.done(0, Outcome("reached", result={"of": "workers that outlived their controller"}))
+        assert (await dispatcher.look()).busy == {1}
+        assert (await dispatcher.look()).came == {0, 1}
+
+    run(scenario())
+
+
+def test_a_job_that_another_process_asks_for_again_is_the_same_job():
+    async def scenario() -> None:
+        dispatcher = Dispatcher(0)
+        (first,) = await submitted(dispatcher, job("a"))
+        assert await dispatcher.take(0, ONE) == job("a")
+        first.cancel()  # the process that waited died
+        (again,) = await submitted(dispatcher, job("a"))
+        assert (await dispatcher.look()).demand == {}
+        await dispatcher.done(0, Outcome("reached"))
+        assert (await again).end == "reached"
+        assert (await dispatcher.run(job("a"))).end == "reached", "it died when the job had ended"
+        await submitted(dispatcher, job("a", TWO))
+        assert (await dispatcher.look()).demand == {TWO: 1}, "the next segment of the trial is another job"
 
     run(scenario())
 
@@ -130,7 +170,7 @@ def test_a_stop_ends_what_waits_and_asks_what_trains():
         assert (await waits).end == "interrupted"
         assert await dispatcher.post(0, None, [])
         assert not trains.done(), "its training saves first"
-        assert await dispatcher.take(0, ONE) is None, "its workers died while they were to save"
+        await dispatcher.lost(0, "its workers died while they were to save")
         assert (await trains).end == "interrupted"
         assert (await dispatcher.run(job("c"))).end == "interrupted"
 

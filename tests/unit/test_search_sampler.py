@@ -20,7 +20,7 @@ from lowland.platform.search.samplers.multi_fidelity import Aim
 from lowland.platform.search.samplers.pareto import front, front_value, scaling
 from lowland.platform.search.simulate import simulate
 from lowland.platform.search.study import Study
-from lowland.platform.search.trials import PAUSED
+from lowland.platform.search.trials import PAUSED, TARGET
 from lowland.search_spaces import Prior
 
 SPACE = {
@@ -111,7 +111,8 @@ def test_a_trial_under_way_is_not_proposed_again_and_a_paused_one_does_not_count
     for x in (0.1, 0.5, 0.9):
         trial = study.ask({"share": FloatDistribution(x, x + 1e-9)})
         trial.report((x - 0.6) ** 2, step=9)
-        trial.set_user_attr(PAUSED, True)
+        trial.set_user_attr(TARGET, 9)
+        trial.set_user_attr(PAUSED, 9)
     proposals = [study.ask(space).params["share"] for _ in range(3)]
     assert min(abs(a - b) for i, a in enumerate(proposals) for b in proposals[:i]) > 1e-4
 

@@ -246,9 +246,6 @@ for _write in WRITES_OF_STATE:
 
 
 def test_a_driver_may_die_between_any_two_writes():
-    undisturbed, _ = search(most=6)
-    play(undisturbed)
-    expected = [(t.number, t.parameters, t.curve, t.status) for t in undisturbed.study.trials()]
     deaths = 0
     for count in range(10_000):
         storage = Mortal()
@@ -271,16 +268,16 @@ def test_a_driver_may_die_between_any_two_writes():
         assert all(t.curve[r] == t.parameters["x"] + 1 / r for t in begun for r in t.curve)
         repeated = [s for s in runs.begun if s.start == s.end]
         assert len(repeated) <= 1, "only a decision is made anew, no training"
-    assert deaths > 60
+    assert deaths > 50
 
 
 def test_a_finished_search_goes_on_with_more_trials_and_its_paused_ones():
     storage = InMemoryStorage()
-    held, _ = search(storage, most=3)
+    held, _ = search(storage, most=5)
     play(held)
     before = held.study.trials()
     waiting = {t.number for t in before if t.status == "paused"}
-    assert len(waiting) == 2
+    assert len(waiting) == 4
     again, runs = search(storage, most=30)
     play(again)
     assert waiting & {s.trial for s in runs.begun if s.start == 3}, "a paused trial was promoted"

@@ -12,7 +12,7 @@ from optuna.storages import BaseStorage, InMemoryStorage, JournalStorage
 from optuna.storages.journal import JournalFileBackend
 from optuna.trial import TrialState
 
-from lowland.platform.search.policies import Fixed, Policy, Promotion
+from lowland.platform.search.policies import Fixed, Policy, Promotion, Stopping
 from lowland.platform.search.simulate import simulate
 from lowland.platform.search.study import Direction, Study
 from lowland.trainers.errors import UserError
@@ -62,10 +62,9 @@ def test_a_driver_that_died_finds_everything_in_storage(tmp_path: Path):
 
 
 def test_what_optuna_is_told(tmp_path: Path):
-    storage, policy = InMemoryStorage(), Promotion(27, first=3)
+    storage, policy = InMemoryStorage(), Stopping(27, first=3)
     searched = study(storage)
     simulate(searched, policy, Bowl(), workers=2, budget=200)
-    searched.close()
     for trial in optuna.load_study(study_name="a", storage=storage).trials:
         reached = max(trial.intermediate_values)
         assert trial.state == (TrialState.COMPLETE if reached == 27 else TrialState.PRUNED)

@@ -10,11 +10,12 @@ from typing import Any
 import ray
 from ray.exceptions import RayError
 from ray.train import FailureConfig, RunConfig, ScalingConfig
-from ray.train.torch import TorchConfig, TorchTrainer
+from ray.train.torch import TorchConfig
 from ray.train.v2.api.config import LoggingConfig
 from rich.console import Console
 
 from lowland.platform.board import Failure, News, create_board
+from lowland.platform.controllers import Trainer
 from lowland.platform.failures import FailureWatch, describe, last_line
 from lowland.platform.progress import ProgressDisplay
 from lowland.platform.recipe import Recipe
@@ -64,12 +65,12 @@ def run_on_ray(recipe: Recipe, folder: RunFolder, task: dict[str, Any], console:
     return _answer(fitting, last.failure, folder)
 
 
-def _trainer(recipe: Recipe, folder: RunFolder, task: dict[str, Any]) -> TorchTrainer:
+def _trainer(recipe: Recipe, folder: RunFolder, task: dict[str, Any]) -> Trainer:
     scaling = recipe.scaling
     resources = {"CPU": scaling.cpus_per_worker}
     if scaling.gpus_per_worker:
         resources["GPU"] = scaling.gpus_per_worker
-    return TorchTrainer(
+    return Trainer(
         work,
         train_loop_config=task,
         torch_config=TorchConfig(timeout_s=COLLECTIVE_SECONDS),

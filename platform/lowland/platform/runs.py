@@ -168,9 +168,10 @@ class RunFolder:
         """
         from pyarrow.fs import FileSelector, FileType
 
-        # Empty subfolders are what a command leaves that was killed before it wrote the record.
+        # Empty subfolders are what a command leaves that was killed before it wrote the record; a file that it was
+        # writing under its temporary name is another such thing.
         below = self.filesystem.get_file_info(FileSelector(self.path, allow_not_found=True, recursive=True))
-        files = [info.base_name for info in below if info.type == FileType.File]
+        files = [info.base_name for info in below if info.type == FileType.File and not info.base_name.endswith(".tmp")]
         if files and not self.exists():
             raise UserError(f"{self.uri} holds files but no run ({files[0]}, ...); choose another name")
         for folder in SUBFOLDERS:

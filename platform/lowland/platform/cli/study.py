@@ -28,12 +28,20 @@ def list_(storage: Storage = "runs") -> None:
     from lowland.platform.search.leaderboard import print_studies
     from lowland.platform.search.results import read_study
     from lowland.platform.search.setting import study_names
+    from lowland.trainers.errors import UserError
 
-    names = study_names(storage)
-    if names:
-        print_studies([read_study(storage, name) for name in names], output())
-    else:
+    found, damaged = [], []
+    for name in study_names(storage):
+        try:
+            found.append(read_study(storage, name))
+        except UserError as error:
+            damaged.append(f"{name}: {error}")
+    if found:
+        print_studies(found, output())
+    elif not damaged:
         output().print(f"No studies in {storage}.", markup=False)
+    for line in damaged:
+        output().print(line, markup=False, soft_wrap=True)
 
 
 @app.command()
@@ -131,6 +139,9 @@ def stop(name: Name, storage: Storage = "runs") -> None:
     setting = existing_study(storage, name)
     if setting.status != "running":
         output().print(f"Study {name} does not run ({setting.status}).", markup=False)
+        return
+    if setting.driver is not None and setting.driver.local() and not setting.driver.alive():
+        output().print(f"Study {name} does not run: process {setting.driver.pid}, which led it, is gone.", markup=False)
         return
     (setting.folder / STOP).touch()
     output().print(f"Study {name} ends after the steps that its trials are at.", markup=False)

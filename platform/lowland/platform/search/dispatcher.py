@@ -1,7 +1,8 @@
 """The queue between a search and its workers: an actor without CPUs.
 
 A search awaits `run`; the first rank of every group of workers asks `take` for the next job, and tells how it ended.
-Groups stay between jobs, with their processes, imports and CUDA contexts.
+Groups stay between jobs, with their processes, imports and CUDA contexts.  A group that lost a worker is gone: its job
+goes back to the head of the queue, and whichever group is free first begins it again.
 """
 
 import asyncio
@@ -29,6 +30,7 @@ class _Waiting:
     seconds: float = 0.0
     """That attempts before this one had workers."""
     began: float = 0.0
+    """When workers took it; 0 while it waits."""
     trouble: str = ""
     """What the latest attempt failed of."""
     progress: Progress | None = None
@@ -44,8 +46,10 @@ class Look:
     """Groups that have a job."""
     progress: dict[str, Progress]
     """By run of the job, of those that train."""
-    served: int
-    """How many jobs have ended so far."""
+    came: frozenset[int]
+    """Groups whose workers have ever asked for a job."""
+    events: tuple[str, ...]
+    """What happened since the last look."""
 
 
 class Dispatcher:
@@ -62,46 +66,45 @@ class Dispatcher:
         """By group, the job it has."""
         self._met: dict[int, set[int]] = {}
         """By group, the ranks that met an error in the job it has or had last."""
+        self._jobs: dict[tuple[str, str], _Waiting] = {}
+        """By run, its latest job."""
+        self._came: set[int] = set()
         self._closed: set[int] = set()
+        """Groups that get no job any more."""
+        self._controllers: dict[int, Any] = {}
+        self._events: list[str] = []
         self._stopping = False
-        self._served = 0
         self._changed = asyncio.Condition()
 
     async def run(self, job: Job) -> Outcome:
-        """Waits until the job has ended, however often it must be begun."""
-        if self._stopping:
-            return Outcome("interrupted")
-        waiting = _Waiting(job)
-        self._queue.append(waiting)
-        await self._notify()
-        return await waiting.ended
+        """Waits until the job has ended, however often it must be begun.
+
+        The process that waits may die, and another ask for the same job: it is one job all the same.
+        """
+        run = job.task["recipe"].get("storage", ""), job.task["recipe"]["name"]
+        waiting = self._jobs.get(run)
+        if waiting is None or waiting.job != job:
+            if self._stopping:
+                return Outcome("interrupted")
+            waiting = self._jobs[run] = _Waiting(job)
+            self._queue.append(waiting)
+            await self._notify()
+        return await asyncio.shield(waiting.ended)
 
     async def take(self, group: int, resources: Resources) -> Job | None:
-        """The next job for a group; None: ask again, or end if `closed`.
-
-        A group that still has a job has lost its workers meanwhile: it gets the same job again.
-        """
-        held = self._at.get(group)
-        if held is not None and self._stopping:
-            self._end(group, Outcome("interrupted"))
-        elif held is not None and not self._again(held):
-            self._end(group, self._given_up(held))
-        if group not in self._at:
-            async with self._changed:
-                try:
-                    await asyncio.wait_for(self._changed.wait_for(lambda: self._ready(group, resources)), TAKE_SECONDS)
-                except TimeoutError:
-                    return None
-                if group in self._closed:
-                    return None
-                if group not in self._at:  # a dead rank's question may have been answered meanwhile
-                    waiting = next(w for w in self._queue if w.job.resources == resources)
-                    self._queue.remove(waiting)
-                    self._at[group] = waiting
-        waiting = self._at[group]
-        now = time.monotonic()
-        waiting.seconds += now - waiting.began if waiting.began else 0.0
-        waiting.began, waiting.progress = now, None
+        """The next job for a group; None: ask again, or end if `closed`."""
+        self._came.add(group)
+        async with self._changed:
+            try:
+                await asyncio.wait_for(self._changed.wait_for(lambda: self._ready(group, resources)), TAKE_SECONDS)
+            except TimeoutError:
+                return None
+            if group in self._closed:
+                return None
+            waiting = next(w for w in self._queue if w.job.resources == resources)
+            self._queue.remove(waiting)
+        self._at[group] = waiting
+        waiting.began, waiting.progress, waiting.trouble = time.monotonic(), None, ""
         waiting.attempts += 1
         self._met[group] = set()
         return waiting.job
@@ -127,7 +130,7 @@ class Dispatcher:
         return True
 
     async def trouble(self, group: int, text: str) -> None:
-        """What a rank failed of before its workers are started again; the first rank's counts."""
+        """What a rank failed of, before its group is gone; the first rank's counts."""
         if group in self._at:
             self._at[group].trouble = self._at[group].trouble or text
 
@@ -146,17 +149,31 @@ class Dispatcher:
         """Whether a group is to end."""
         return group in self._closed and group not in self._at
 
+    async def led(self, group: int, controller: Any) -> None:
+        """Who leads a group."""
+        self._controllers[group] = controller
+
+    async def controller(self, group: int) -> Any:
+        """Who leads a group; None if its controller has not started."""
+        return self._controllers.get(group)
+
     async def lost(self, group: int, why: str) -> None:
-        """A group is gone for good; another one gets its job, if it may be begun again."""
-        waiting = self._at.pop(group, None)
+        """A group is gone; another one gets its job, if it may be begun again."""
+        self._closed.add(group)
+        waiting = self._at.get(group)
         if waiting is None:
+            await self._notify()
             return
         waiting.trouble = waiting.trouble or why
-        if self._stopping or not self._again(waiting):
-            self._at[group] = waiting
-            self._end(group, Outcome("interrupted") if self._stopping else self._given_up(waiting))
-            return
-        self._queue.appendleft(waiting)
+        if self._stopping:
+            self._end(group, Outcome("interrupted"))
+        elif self._max_failures != -1 and waiting.attempts > self._max_failures:
+            self._end(group, self._given_up(waiting))
+        else:
+            del self._at[group]
+            waiting.seconds += time.monotonic() - waiting.began
+            self._events.append(f"{waiting.job.task['recipe']['name']}: {waiting.trouble}; begun again")
+            self._queue.appendleft(waiting)
         await self._notify()
 
     async def stop(self) -> None:
@@ -172,21 +189,15 @@ class Dispatcher:
         for waiting in self._queue:
             demand[waiting.job.resources] = demand.get(waiting.job.resources, 0) + 1
         training = {w.job.task["recipe"]["name"]: w.progress for w in self._at.values() if w.progress is not None}
-        return Look(demand, frozenset(self._at), training, self._served)
+        events, self._events = tuple(self._events), []
+        return Look(demand, frozenset(self._at), training, frozenset(self._came), events)
 
     async def _notify(self) -> None:
         async with self._changed:
             self._changed.notify_all()
 
     def _ready(self, group: int, resources: Resources) -> bool:
-        return (
-            group in self._closed
-            or group in self._at
-            or any(waiting.job.resources == resources for waiting in self._queue)
-        )
-
-    def _again(self, waiting: _Waiting) -> bool:
-        return self._max_failures == -1 or waiting.attempts <= self._max_failures
+        return group in self._closed or any(waiting.job.resources == resources for waiting in self._queue)
 
     def _given_up(self, waiting: _Waiting) -> Outcome:
         why = waiting.trouble or "a worker died"
@@ -196,7 +207,6 @@ class Dispatcher:
         waiting = self._at.pop(group, None)
         if waiting is None:
             return
-        self._served += 1
         seconds = waiting.seconds + time.monotonic() - waiting.began
         waiting.ended.set_result(replace(outcome, attempts=waiting.attempts, seconds=seconds))
 

@@ -13,15 +13,15 @@ from rich.console import Console
 
 from lowland.platform.ray_run import Fitting, Interrupt, interrupts
 from lowland.platform.runs import Driver
-from lowland.platform.search.choices import make_policy
+from lowland.platform.search.compatibility import notes as notes_on_choices
 from lowland.platform.search.ledger import metrics_of
 from lowland.platform.search.ledger_log import LedgerLog
 from lowland.platform.search.report import write_report
 from lowland.platform.search.results import StudyResult, read_study
 from lowland.platform.search.search import Search
 from lowland.platform.search.searcher import StudySearcher, trainable
-from lowland.platform.search.setting import STOP, TICKS, Setting
-from lowland.platform.search.start import open_study
+from lowland.platform.search.setting import STOP, Setting
+from lowland.platform.search.start import open_study, policy_of
 from lowland.platform.search.storage import location
 from lowland.platform.search.table import SearchDisplay, State, state_line
 from lowland.platform.search.trial_runs import TrialRuns
@@ -34,6 +34,8 @@ from lowland.trainers.errors import RunError
 POLL_SECONDS = 0.5
 SHOW_SECONDS = 2.0
 """Between two looks at all trials."""
+WAITERS = 3
+"""How often the process that waits for a segment may die; the segment itself goes on."""
 TIED = ("cosine", "linear")
 """Schedules whose rate at a step depends on the whole length."""
 
@@ -58,7 +60,7 @@ class SearchDriver:
 
     def __init__(self, setting: Setting, uri: str, experiment_id: str, console: Console, workers: Workers) -> None:
         self._uri, self._experiment_id, self._console, self._workers = uri, experiment_id, console, workers
-        self._policy = make_policy(setting.policy, TICKS)
+        self._policy = policy_of(setting)
         self._study = open_study(setting)
         led = {"driver": Driver.current(), "status": "running", "tracking_uri": redact(uri)}
         setting = setting.with_(study_id=setting.study_id or uuid4().hex, **led)
@@ -113,6 +115,7 @@ class SearchDriver:
             metric=setting.metric,
             most=setting.trials,
             budget=setting.limit,
+            also=[*(other.metric for other in setting.others), *(bound.metric for bound in setting.bounds)],
             hear=hear,
         )
 
@@ -229,6 +232,7 @@ def notes(setting: Setting, parallel: int) -> list[str]:
     where = f", trials in {location(setting)}" if setting.database else ""
     lines = [f"study {setting.name!r} in {setting.folder}{where}: {parallel} trials at a time"]
     lines += [f"warm start: {line}" for line in setting.warm_start]
+    lines += notes_on_choices(setting)
     schedule = setting.recipe.schedule.name
     if schedule in TIED and setting.policy != "none":
         lines.append(
@@ -245,5 +249,10 @@ def _tuner(search: Search, workers: Workers) -> Any:
         tune_config=tune.TuneConfig(
             search_alg=StudySearcher(search), num_samples=-1, max_concurrent_trials=workers.most, reuse_actors=True
         ),
-        run_config=tune.RunConfig(name=f"tune-{time.time_ns()}", storage_path=workers.files, verbose=0),
+        run_config=tune.RunConfig(
+            name=f"tune-{time.time_ns()}",
+            storage_path=workers.files,
+            failure_config=tune.FailureConfig(max_failures=WAITERS),
+            verbose=0,
+        ),
     )

@@ -1,24 +1,27 @@
-"""A group of workers that stays: one TorchTrainer whose workers train one job after another.
+"""A group of workers that stays: one trainer whose workers train one job after another.
 
 Starting workers takes seconds (processes, imports, process groups, CUDA contexts): paid once per group, not per
-segment.
+segment.  A group that loses a worker ends, and another one, wherever there is room, takes its place.
 """
 
 import threading
 import time
+from contextlib import suppress
 from typing import Any
 
+import ray
+from ray.exceptions import RayError
 from ray.train import FailureConfig, RunConfig, ScalingConfig
-from ray.train.torch import TorchConfig, TorchTrainer
+from ray.train.torch import TorchConfig
 from ray.train.v2.api.config import LoggingConfig
 
-from lowland.platform.failures import DEFECTS, last_line
+from lowland.platform.controllers import Introduce, Trainer
+from lowland.platform.failures import DEFECTS, describe, last_line
 from lowland.platform.search.dispatcher import GroupBoard
 from lowland.platform.search.jobs import End, Job, Outcome, Resources
 
 COLLECTIVE_SECONDS = 900
-RESTARTS = 20
-"""How often Ray starts a group's workers anew before the group is given up, and another takes its place."""
+ANSWER_SECONDS = 5.0
 
 
 class WorkerGroup:
@@ -35,7 +38,7 @@ class WorkerGroup:
     def __init__(self, number: int, resources: Resources, dispatcher: Any, storage: str, name: str) -> None:
         self.number, self.resources = number, resources
         self._dispatcher = dispatcher
-        trainer = TorchTrainer(
+        trainer = Trainer(
             serve,
             train_loop_config={"group": number, "resources": resources, "dispatcher": dispatcher},
             torch_config=TorchConfig(timeout_s=COLLECTIVE_SECONDS),
@@ -43,11 +46,13 @@ class WorkerGroup:
             run_config=RunConfig(
                 name=name,
                 storage_path=storage,
-                failure_config=FailureConfig(max_failures=RESTARTS),
+                failure_config=FailureConfig(max_failures=0, controller_failure_limit=0),
                 logging_config=LoggingConfig(log_level="ERROR"),
+                callbacks=[Introduce(lambda controller: ray.get(dispatcher.led.remote(number, controller)))],
             ),
         )
         self.error: str | None = None
+        """What ended it, unless it was closed."""
         self._thread = threading.Thread(target=self._run, args=(trainer,), name=name, daemon=True)
         self._thread.start()
 
@@ -65,11 +70,19 @@ class WorkerGroup:
         self._thread.join(timeout)
         return not self.alive
 
-    def _run(self, trainer: TorchTrainer) -> None:
+    def kill(self) -> None:
+        """Ends it at once; its workers end with their controller, and `release_orphans` frees what they held."""
+        with suppress(RayError):
+            controller = ray.get(self._dispatcher.controller.remote(self.number), timeout=ANSWER_SECONDS)
+            if controller is not None:
+                ray.kill(controller)
+
+    def _run(self, trainer: Trainer) -> None:
         try:
             trainer.fit()
         except Exception as error:
-            self.error = last_line(error)
+            failures: dict[int, Exception] = getattr(error, "worker_failures", {})
+            self.error = describe(failures) if failures else last_line(error)
             self._dispatcher.lost.remote(self.number, self.error)
 
 
@@ -92,7 +105,6 @@ def serve(setting: dict[str, Any]) -> None:
     Args:
         setting: `group`, `resources`, `dispatcher`.
     """
-    import ray
     from ray.train.torch import get_device
 
     from lowland.trainers.world import World
@@ -116,7 +128,6 @@ def _train(job: Job, dispatcher: Any, group: int, rank: int, ranks: int) -> None
     """Trains, and tells how it ended; raises where the workers must be started anew."""
     import gc
 
-    import ray
     import torch.distributed as dist
 
     from lowland.platform.worker import log_of, train_rank

@@ -1,12 +1,15 @@
 """`tune`: a search on a cluster, from the first check to the best recipe."""
 
 import os
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from rich.console import Console
 
 from lowland.platform.cluster import connect
+from lowland.platform.recipe import Recipe
 from lowland.platform.runs import RunFolder
 from lowland.platform.search.setting import Setting, refuse_if_led
 from lowland.platform.tracking.store import check_store, resolve_uri
@@ -37,19 +40,43 @@ def tune(setting: Setting, *, address: str | None, console: Console) -> "SearchO
         RunError: the search failed.
     """
     refuse_if_led(setting)
-    recipe = setting.recipe
     setting.bound()
-    uri = resolve_uri(recipe.tracking, recipe.storage)
+    with ready([setting.recipe], address, setting.parallel) as (uri, experiment_id):
+        from lowland.platform.search.driver import SearchDriver
+        from lowland.platform.search.workers import Workers
+
+        with Workers(setting.recipe, str(setting.folder / "ray"), setting.parallel) as workers:
+            return SearchDriver(setting, uri, experiment_id, console, workers).run()
+
+
+@contextmanager
+def ready(recipes: Sequence[Recipe], address: str | None, parallel: int | None) -> Iterator[tuple[str, str]]:
+    """A cluster that is checked for searches over these recipes.
+
+    Args:
+        recipes: of one tracking store and experiment.
+        address: the Ray cluster to join; None takes RAY_ADDRESS, else starts one on this machine.
+        parallel: trainings at a time, if that is fixed.
+
+    Returns:
+        The URI of the MLflow store, and the experiment's id.
+
+    Raises:
+        UserError: something can be corrected; nothing was started.
+    """
+    tracking, scalings = recipes[0].tracking, [recipe.scaling for recipe in recipes]
+    uri = resolve_uri(tracking, recipes[0].storage)
     os.environ |= {name: os.environ.get(name, value) for name, value in ENVIRONMENT.items()}
-    scaling = recipe.scaling
-    cpus = max(os.cpu_count() or 1, int(scaling.workers * scaling.cpus_per_worker * (setting.parallel or 1)) + 1)
-    gpus = None if scaling.gpus_per_worker else 0
+    most = max(int(scaling.workers * scaling.cpus_per_worker * (parallel or 1)) for scaling in scalings)
+    cpus = max(os.cpu_count() or 1, most + 1)
+    gpus = None if any(scaling.gpus_per_worker for scaling in scalings) else 0
+    timeout = max(scaling.start_timeout for scaling in scalings)
     with ThreadPoolExecutor(1) as background:
-        experiment = background.submit(check_store, uri, recipe.tracking.experiment)
-        with connect(address, cpus=cpus, gpus=gpus, start_timeout=scaling.start_timeout) as cluster:
+        experiment = background.submit(check_store, uri, tracking.experiment)
+        with connect(address, cpus=cpus, gpus=gpus, start_timeout=timeout) as cluster:
             from lowland.platform.preflight import preflight
-            from lowland.platform.search.driver import SearchDriver
 
             experiment_id = experiment.result()
-            preflight(recipe, cluster, RunFolder.open(recipe.storage, recipe.name), uri)
-            return SearchDriver(setting, uri, experiment_id, console).run()
+            for recipe in recipes:
+                preflight(recipe, cluster, RunFolder.open(recipe.storage, recipe.name), uri)
+            yield uri, experiment_id

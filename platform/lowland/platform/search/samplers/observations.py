@@ -11,7 +11,7 @@ from optuna.trial import FrozenTrial, TrialState
 from lowland.platform.search.ledger import SEGMENTS
 from lowland.platform.search.samplers.encoding import Encoding
 from lowland.platform.search.samplers.gaussian_process import Array
-from lowland.platform.search.trials import PAUSED
+from lowland.platform.search.trials import waits
 
 COSTS = f"lowland:note:{SEGMENTS}"
 """User attribute of a trial: the accounts of its segments, with `seconds`, `gpus` and `cpus`."""
@@ -85,4 +85,4 @@ def rate(trial: FrozenTrial) -> float | None:
 
 def is_running(trial: FrozenTrial) -> bool:
     """Whether something is being measured: Optuna knows no paused trials, so a study marks them."""
-    return trial.state == TrialState.RUNNING and not trial.user_attrs.get(PAUSED, False)
+    return trial.state == TrialState.RUNNING and not waits(trial.user_attrs)

@@ -1,0 +1,62 @@
+"""Ray Train's controllers: the trainer that starts them, and what is left of one that was killed.
+
+A controller is an actor that starts a group's workers in a placement group.  If it dies, its workers die with it, but
+Ray keeps the placement group until the whole job has ended.  Ray's own answer is another actor beside each controller,
+which outlives the job, asks the dashboard whether the controller lives, and without a dashboard neither frees anything
+nor ever ends.  Here that actor is not started, and the driver frees what its controllers left.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import ray
+from ray.train.torch import TorchTrainer
+from ray.train.v2._internal.callbacks.placement_group_callback import PlacementGroupCleanerCallback
+from ray.train.v2._internal.execution.callback import ControllerCallback
+
+
+class Trainer(TorchTrainer):  # type: ignore[misc]
+    """A TorchTrainer that leaves no actor behind; whoever calls `fit` frees what a killed controller left."""
+
+    def _create_default_callbacks(self) -> list[Any]:
+        made = super()._create_default_callbacks()
+        return [callback for callback in made if not isinstance(callback, PlacementGroupCleanerCallback)]
+
+
+class Introduce(ControllerCallback):  # type: ignore[misc]
+    """Hands out the controller's handle, by which it can be killed.
+
+    Args:
+        tell: called on the controller.
+    """
+
+    def __init__(self, tell: Callable[[Any], None]) -> None:
+        self._tell = tell
+
+    def after_controller_start(self, train_run_context: Any) -> None:
+        """Called by Ray."""
+        self._tell(ray.get_runtime_context().current_actor)
+
+
+def release_orphans() -> int:
+    """Removes the placement groups of this job whose controllers are dead; returns how many there were.
+
+    The tables of placement groups that Ray documents do not say whose they are.
+    """
+    from ray._private.state import state
+    from ray.core.generated.gcs_pb2 import PlacementGroupTableData
+    from ray.util.placement_group import PlacementGroup, remove_placement_group
+
+    job = ray.get_runtime_context().get_job_id()
+    found = 0
+    for held in map(PlacementGroupTableData.FromString, state._connect_and_get_accessor().get_placement_group_table()):
+        orphaned = held.creator_actor_dead and _given(held.creator_actor_id)
+        if orphaned and held.creator_job_id.hex() == job and held.state != PlacementGroupTableData.REMOVED:
+            remove_placement_group(PlacementGroup(ray.PlacementGroupID(held.placement_group_id)))
+            found += 1
+    return found
+
+
+def _given(identifier: bytes) -> bool:
+    """Whether an id is one: what the driver itself made has one of ones alone."""
+    return identifier.strip(b"\xff") != b""
