@@ -2,7 +2,7 @@
 
 import os
 import re
-from urllib.parse import parse_qsl, urlencode, urlsplit, urlunsplit
+from urllib.parse import parse_qsl, unquote, urlencode, urlsplit, urlunsplit
 
 from lowland.trainers.errors import UserError
 
@@ -42,5 +42,5 @@ def without_secrets(text: str, uri: str) -> str:
     parts = urlsplit(uri)
     secrets = [value for name, value in parse_qsl(parts.query) if _SECRET.search(name)]
     for secret in filter(None, [parts.password, *secrets]):
-        text = text.replace(secret, HIDDEN)
+        text = text.replace(secret, HIDDEN).replace(unquote(secret), HIDDEN)
     return text
