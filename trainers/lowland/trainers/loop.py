@@ -12,6 +12,7 @@ from lowland.optim import Evaluations
 from lowland.trainers.checkpoints import Checkpointer, TrainState
 from lowland.trainers.engines import Engine, StepOutcome
 from lowland.trainers.errors import NonFiniteError
+from lowland.trainers.measures import TrainingMeasures
 from lowland.trainers.meter import Meter
 from lowland.trainers.monitor import Monitor, Progress
 from lowland.trainers.recipe import Amount, TrainConfig
@@ -36,6 +37,8 @@ class Loop:
         self._config, self._task, self._engine = config, task, engine
         self._checkpointer, self._world, self._monitor = checkpointer, world, monitor
         self.total_steps = self._in_steps(config.length)
+        measures = config.measures
+        self._measures = TrainingMeasures(measures, task, engine, world) if measures is not None else None
         self._end = math.ceil(until * self.total_steps)
         self.interrupted = False
         self.last_checkpoint: str | None = None
@@ -57,6 +60,8 @@ class Loop:
         self._seconds_before, self._started = state.seconds, time.monotonic()
         steps = self._task.steps(state.examples)
         try:
+            if state.step == 0:
+                self._measure()
             self._meter.reset()
             while self._state.step < self._end and not self.interrupted:
                 with self._meter.phase("data"):
@@ -96,6 +101,9 @@ class Loop:
             same = several.evaluation() if several is not None else nullcontext()
             with self._meter.phase("forward_backward", on_device=True), same:
                 loss = self._forward_backward(inputs)
+            if first is None and self._measures is not None and (self._measures_due(1) or self._state.step == 1):
+                # In the second step, whenever it is due: that there is no momentum is to be told early.
+                self._measures.see_gradients(self._state.step)
             with self._meter.phase("optimizer", on_device=True):
                 outcome = self._engine.step(lr_factor)
             first = loss if first is None else first
@@ -127,6 +135,8 @@ class Loop:
             ) and not self.interrupted
             if evaluated:
                 self._evaluate()
+            if self._measures_due(0):
+                self._measure()
             if ended or stop or save_by_time or self._save_due(evaluated):
                 self._save()
         self._show("training")
@@ -154,6 +164,21 @@ class Loop:
         self._monitor.metrics(self._state.step, metrics)
         shown = ", ".join(f"{name.removeprefix('eval/')} {value:.4f}" for name, value in metrics.items())
         self._monitor.event(f"step {self._state.step}: held-out {shown}")
+
+    def _measures_due(self, ahead: int) -> bool:
+        """Whether there is something to measure after so many more steps."""
+        if self._config.measures is None:
+            return False
+        step = self._state.step + ahead
+        return step == self._end or _due(step, self._steps_between(self._config.measures.every))
+
+    def _measure(self) -> None:
+        if self._measures is None:
+            return
+        self._show("measuring")
+        values = self._measures.take()
+        self._update(metrics={**self._state.metrics, **values})
+        self._monitor.metrics(self._state.step, values)
 
     def _save(self) -> None:
         self._show("saving")

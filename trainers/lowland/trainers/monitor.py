@@ -17,7 +17,7 @@ class Progress:
     tokens_per_second: float | None
     """Over the steps since the previous record; None before the first."""
     phase: str
-    """`training`, `evaluating`, `saving` or `exporting`."""
+    """`training`, `evaluating`, `measuring`, `saving` or `exporting`."""
 
 
 class Monitor(Protocol):

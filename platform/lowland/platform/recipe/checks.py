@@ -29,6 +29,7 @@ from lowland.trainers.recipe import (
     CheckpointConfig,
     EvaluationConfig,
     LanguageModelConfig,
+    MeasuresConfig,
     MixedConfig,
     OptimizerConfig,
     PackedTextConfig,
@@ -197,6 +198,16 @@ def check_checkpoints(checkpoints: CheckpointConfig, evaluation: EvaluationConfi
         yield Conflict(("checkpoints", "keep_best"), checkpoints.keep_best, f"{never} keep at most 1")
 
 
+def check_measures(measures: MeasuresConfig | None, model: LanguageModelConfig) -> Iterator[Conflict]:
+    """Measures that are never due, or that a model in bf16 cannot have."""
+    if measures is None:
+        return
+    if measures.every.value == 0:
+        yield Conflict(("measures", "every"), measures.every, "must be more than 0")
+    if model.dtype == "bfloat16" and (rounded := measures.rounded_in_bf16()):
+        yield Conflict(("measures", "names"), rounded, measures.NEEDS_FP32)
+
+
 def check_optimizer(optimizer: OptimizerConfig) -> Iterator[Conflict]:
     """Nesterov momentum without momentum."""
     if isinstance(optimizer, SGDConfig) and optimizer.nesterov and optimizer.momentum == 0:
@@ -252,6 +263,7 @@ CHECKS: tuple[Callable[..., Iterator[Conflict]], ...] = (
     check_attention,
     check_gpus,
     check_checkpoints,
+    check_measures,
     check_optimizer,
     check_schedule_free,
     check_worker_groups,

@@ -13,7 +13,7 @@ from deepspeed.utils import logger as deepspeed_logger
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from lowland.optim import LayoutOptimizer, Parameter, Point, shared_state
+from lowland.optim import LayoutOptimizer, Parameter, Point, Weights, shared_state
 from lowland.trainers.blocks import repeated_blocks
 from lowland.trainers.engines import state
 from lowland.trainers.engines.engine import Inputs, StatePiece, StepOutcome
@@ -168,6 +168,11 @@ class DeepSpeedEngine:
     def several_passes(self) -> bool:
         """Whether a step may evaluate its batch more than once."""
         return self._point.several_passes
+
+    @property
+    def weights(self) -> Weights:
+        """In DeepSpeed's tensors."""
+        return self._zero
 
     def _step_unwrapped(self) -> StepOutcome:
         parameters = [p for p in self.module.parameters() if p.grad is not None]

@@ -7,7 +7,7 @@ from typing import Protocol
 
 from torch import Tensor, nn
 
-from lowland.optim import Segment
+from lowland.optim import Segment, Weights
 
 Inputs = Mapping[str, Tensor | None]
 """Keyword arguments of the module's forward, on the training device."""
@@ -54,6 +54,10 @@ class Engine(Protocol):
     @property
     def several_passes(self) -> bool:
         """Whether a step may evaluate its batch more than once."""
+
+    @property
+    def weights(self) -> Weights:
+        """Where masters, the model's weights and gradients are kept."""
 
     def accumulate(self, inputs: Inputs, *, scale: float, last: bool) -> Tensor:
         """Forward and backward of one micro-batch.

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 from torch.optim import Optimizer
 
-from lowland.optim import Gradients, Layout, LayoutOptimizer, Point, shared_state
+from lowland.optim import Gradients, Layout, LayoutOptimizer, Point, Weights, shared_state
 from lowland.trainers.engines import state
 from lowland.trainers.engines.engine import Inputs, StatePiece, StepOutcome
 from lowland.trainers.engines.groups import WorkerGroups
@@ -77,6 +77,11 @@ class TorchEngine:
     def several_passes(self) -> bool:
         """Whether a step may evaluate its batch more than once."""
         return self._point.several_passes
+
+    @property
+    def weights(self) -> Weights:
+        """Here."""
+        return self
 
     def gradients(self) -> Gradients:
         """Each parameter's gradient."""

@@ -9,6 +9,7 @@ from lowland.trainers.models.causal_lm import (
     prepare_for_training,
     save_model,
 )
+from lowland.trainers.models.initialisation import reshape_initial_weights
 
 __all__ = [
     "CausalLMLoss",
@@ -17,5 +18,6 @@ __all__ = [
     "model_config",
     "num_parameters",
     "prepare_for_training",
+    "reshape_initial_weights",
     "save_model",
 ]

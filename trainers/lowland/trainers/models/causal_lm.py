@@ -13,6 +13,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, PretrainedConfig, Pre
 from lowland.trainers.blocks import repeated_blocks
 from lowland.trainers.errors import DataError, RecipeError
 from lowland.trainers.models.fused_loss import fuse_head, fused_loss_available
+from lowland.trainers.models.initialisation import reshape_initial_weights
 from lowland.trainers.recipe import LanguageModelConfig
 
 
@@ -125,6 +126,7 @@ def build_causal_lm(
             )
         torch.manual_seed(seed)
         network = AutoModelForCausalLM.from_config(config, attn_implementation=recipe.attention, dtype=torch.float32)
+        reshape_initial_weights(network, scale=recipe.init_scale, rank=recipe.init_rank)
         return network.to(dtype)
     except OSError as error:
         raise DataError(f"model.path = {recipe.path}: no safetensors weights can be read there: {error}") from error

@@ -11,6 +11,7 @@ from lowland.trainers.recipe.causal_lm import CausalLMConfig
 from lowland.trainers.recipe.checkpoints import CheckpointConfig
 from lowland.trainers.recipe.data import PackedTextConfig
 from lowland.trainers.recipe.evaluation import EvaluationConfig
+from lowland.trainers.recipe.measures import MeasuresConfig
 from lowland.trainers.recipe.model import LanguageModelConfig
 from lowland.trainers.recipe.optimizers import (
     AdamWConfig,
@@ -34,6 +35,7 @@ __all__ = [
     "CheckpointConfig",
     "EvaluationConfig",
     "LanguageModelConfig",
+    "MeasuresConfig",
     "MixedConfig",
     "NonFiniteConfig",
     "OptimizerConfig",

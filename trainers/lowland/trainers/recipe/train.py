@@ -8,6 +8,7 @@ from lowland.trainers.recipe.amounts import TrainingLength
 from lowland.trainers.recipe.batch import BatchConfig
 from lowland.trainers.recipe.checkpoints import CheckpointConfig
 from lowland.trainers.recipe.evaluation import EvaluationConfig
+from lowland.trainers.recipe.measures import MeasuresConfig
 from lowland.trainers.recipe.optimizers import OptimizerConfig
 from lowland.trainers.recipe.schedule import ConstantSchedule, ScheduleConfig
 from lowland.trainers.recipe.section import Section
@@ -48,6 +49,8 @@ class TrainConfig(Section):
     """What to do about a loss or gradient that is not finite."""
     log_every: Annotated[int, Field(ge=1)] = 10
     """Steps between two recorded training metrics."""
+    measures: MeasuresConfig | None = None
+    """What is measured besides; null measures nothing."""
 
     @model_validator(mode="after")
     def _own_gradients(self) -> "TrainConfig":
@@ -56,5 +59,27 @@ class TrainConfig(Section):
             raise ValueError(
                 f"optimizer.sam.per_rank: true perturbs each rank's own whole weights, which sharding.stage: {stage} "
                 "does not leave it: set sharding.stage: 0 or sharding.engine: torch, or optimizer.sam.per_rank: false"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _measurable(self) -> "TrainConfig":
+        if self.measures is None:
+            return self
+        if "ntk" in self.measures.names and self.sharding.zero_stage == 3:
+            raise ValueError(
+                "measures.names: ntk needs whole weights on each worker, which sharding.stage: 3 does not leave it: "
+                "remove it, or set sharding.stage to at most 2"
+            )
+        diloco, sam = self.optimizer.diloco, self.optimizer.sam
+        if diloco is not None and diloco.groups > 1:
+            raise ValueError(
+                f"measures: with optimizer.diloco.groups: {diloco.groups} workers differ in weights and gradients, and "
+                "no measure holds for all: remove measures, or set groups: 1"
+            )
+        if sam is not None and sam.per_rank:
+            raise ValueError(
+                "measures: optimizer.sam.per_rank: true keeps gradients apart, and measures are of their mean: "
+                "remove measures, or set per_rank: false"
             )
         return self
