@@ -143,6 +143,18 @@ def test_held_out_rows_are_the_same_at_every_world_size(folder: Path, micro_batc
         assert {batches.global_targets for batches in ranks} == {count(expected)}
 
 
+@pytest.mark.parametrize("skip", [1, 3])
+def test_held_out_rows_that_are_left_out_are_the_first(folder: Path, skip: int):
+    split = PackedSplit.open(folder, "held_out")
+    every = labels_of(HeldOutBatches(split, micro_batch=2))
+    assert labels_of(HeldOutBatches(split, micro_batch=2, skip_sequences=skip)) == every[skip:]
+    first, second = ({"skip_sequences": s, "max_sequences": m} for s, m in ((0, skip), (skip, 2)))
+    chosen, reported = (labels_of(HeldOutBatches(split, micro_batch=2, **how)) for how in (first, second))
+    assert [*chosen, *reported] == every[: skip + 2]
+    with pytest.raises(DataError, match="leaves none of the"):
+        HeldOutBatches(split, micro_batch=2, skip_sequences=len(split))
+
+
 def labels_of(batches: HeldOutBatches) -> list[tuple[int, ...]]:
     """Labels of the rows in which anything is predicted."""
     rows = [tuple(row.tolist()) for batch in batches for row in batch.labels]

@@ -37,6 +37,8 @@ class Meter:
         self._tokens, self._examples = tokens_per_step, examples_per_step
         peak = device_peak_flops(device)
         self._mfu_per_step_second = flops_per_step / (peak * world_size) if peak else None
+        if device.type == "cuda":  # the process may have trained something else before
+            torch.cuda.reset_peak_memory_stats(device)
         self.reset()
 
     def reset(self) -> None:

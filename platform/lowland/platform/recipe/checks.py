@@ -115,6 +115,15 @@ def check_data(data: PackedTextConfig, model: LanguageModelConfig) -> Iterator[C
         yield Conflict(("data", "path"), data.path, str(error))
 
 
+def check_held_out(data: PackedTextConfig, evaluation: EvaluationConfig) -> Iterator[Conflict]:
+    """Nothing that is left to evaluate on."""
+    manifest = read_manifest(data)
+    rows = manifest.splits["held_out"].rows if manifest is not None and "held_out" in manifest.splits else 0
+    if rows and evaluation.skip_sequences >= rows:
+        text = f"must be less than the {rows} held-out sequences of data.path"
+        yield Conflict(("evaluation", "skip_sequences"), evaluation.skip_sequences, text)
+
+
 def check_model_folder(model: LanguageModelConfig) -> Iterator[Conflict]:
     """A model folder that is not there, or is none."""
     if model.path is None:
@@ -257,6 +266,7 @@ CHECKS: tuple[Callable[..., Iterator[Conflict]], ...] = (
     check_schedule,
     check_batch,
     check_data,
+    check_held_out,
     check_model_folder,
     check_positions,
     check_vocabulary,

@@ -29,6 +29,7 @@ def account(segment: Segment, job: Job, outcome: Outcome, full: int) -> dict[str
         "step": result.get("step", 0),
         "tokens": metrics.get("train/tokens", 0.0),
         "epochs": metrics.get("train/epoch", 0.0),
+        "gpu_memory": metrics.get("perf/gpu_memory_gib", 0.0),
         "trainings": segment.end / full if outcome.end == "reached" else segment.start / full,
     }
 

@@ -5,7 +5,7 @@ from types import TracebackType
 import ray
 
 from lowland.platform.recipe import Recipe
-from lowland.platform.search.dispatcher import create_dispatcher
+from lowland.platform.search.dispatcher import Look, create_dispatcher
 from lowland.platform.search.jobs import Resources
 from lowland.platform.search.pool import Pool
 from lowland.platform.search.trial_runs import resources_of
@@ -33,7 +33,7 @@ class Workers:
         Raises:
             RunError: groups do not come up.
         """
-        look = ray.get(self.dispatcher.look.remote())
+        look: Look = ray.get(self.dispatcher.look.remote())
         self._pool.tend(look)
         return look.events
 

@@ -11,6 +11,7 @@ import torch
 from lowland.trainers.data.order import Indices, Order
 from lowland.trainers.data.prefetch import prefetched
 from lowland.trainers.data.split import PackedSplit
+from lowland.trainers.errors import DataError
 
 IGNORED = -100
 """Label of a position at which nothing is predicted."""
@@ -130,10 +131,13 @@ class TrainBatches:
 
 
 class HeldOutBatches:
-    """A rank's part of the fixed held-out rows: the first `max_sequences`, or all.
+    """A rank's part of the fixed held-out rows: from `skip_sequences` on the first `max_sequences`, or all.
 
     Every rank yields the same number of batches, as forward passes under ZeRO-3 are collective; a rank
     without rows for its turn yields a batch in which nothing is predicted.
+
+    Raises:
+        DataError: no row is left.
     """
 
     def __init__(
@@ -143,12 +147,19 @@ class HeldOutBatches:
         micro_batch: int,
         rank: int = 0,
         world_size: int = 1,
+        skip_sequences: int = 0,
         max_sequences: int | None = None,
         boundaries: Boundaries = "isolate",
     ) -> None:
+        if skip_sequences >= len(split):
+            raise DataError(
+                f"evaluation.skip_sequences ({skip_sequences}) leaves none of the {len(split)} held-out sequences of "
+                f"{split.folder}; lower it, or prepare with more held out"
+            )
         self._split, self._micro_batch = split, micro_batch
         self._rank, self._world_size = rank, world_size
-        self._rows = np.arange(min(len(split), max_sequences or len(split)), dtype=np.int64)
+        end = min(len(split), skip_sequences + (max_sequences or len(split)))
+        self._rows = np.arange(skip_sequences, end, dtype=np.int64)
         self._boundaries: Boundaries = boundaries
         self.global_targets = int(split.num_targets(self._rows).sum())
         """Predicted tokens over all ranks."""

@@ -13,7 +13,9 @@ class EvaluationConfig(Section):
 
     every: Interval | None = Amount(500, "steps")
     """Interval between evaluations; null evaluates at the end only."""
+    skip_sequences: Annotated[int, Field(ge=0)] = 0
+    """Leave out the first n held-out sequences, as those by which something was chosen."""
     max_sequences: Annotated[int, Field(ge=1)] | None = None
-    """Use only the first n held-out sequences; null uses all."""
+    """Use only the first n held-out sequences after these; null uses all."""
     micro_batch: Annotated[int, Field(ge=1)] | None = None
     """Sequences per worker in one forward pass; null takes the training's."""

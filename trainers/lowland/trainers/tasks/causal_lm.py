@@ -105,6 +105,7 @@ class CausalLMTask:
             micro_batch=config.micro_batch or self._config.batch.micro_batch,
             rank=self._world.rank,
             world_size=self._world.size,
+            skip_sequences=config.skip_sequences,
             max_sequences=config.max_sequences,
             boundaries=self._config.data.boundaries,
         )
