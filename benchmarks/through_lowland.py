@@ -29,7 +29,7 @@ OPTIMIZERS: dict[str, dict[str, Any]] = {
     "muon": {
         "name": "mixed",
         "lr": RATE,
-        "rules": [{"match": "matrices", "optimizer": _MUON}, {"match": "*", "optimizer": _ADAMW}],
+        "rules": [{"kinds": ["matrices"], "optimizer": _MUON}, {"match": "*", "optimizer": _ADAMW}],
     },
 }
 PHASES = ("data", "forward_backward", "optimizer", "logging")

@@ -107,6 +107,8 @@ def test_the_first_rule_that_fits_takes_a_parameter_and_groups_are_split_by_deca
         ([everything("adamw"), MUON],
          r"rules\.1 \(kinds: matrices\) takes no parameter: .*q_proj\.weight and others that fit are taken by "
          r"rules\.0 before; move the rule up"),
+        ([{"match": "matrices", "optimizer": {"name": "sgd"}}, everything("adamw")],
+         r"rules\.0 \(match: matrices\) .*match is a pattern of names; .* write kinds: \[matrices\]"),
         ([{"match": "lm_haed.weight", "optimizer": {"name": "sgd"}}, everything("adamw")],
          r"rules\.0 \(match: lm_haed\.weight\) takes no parameter of this model; nearest: lm_head\.weight \(head\)"),
         ([everything("muon")], r"optimizer\.name = muon: it is for matrices alone, and 7 of its parameters are none"),

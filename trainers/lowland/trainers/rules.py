@@ -4,6 +4,7 @@ import re
 from collections.abc import Mapping, Sequence
 from difflib import SequenceMatcher
 from fnmatch import fnmatchcase
+from typing import get_args
 
 from torch import nn
 
@@ -63,6 +64,8 @@ def _empty(index: int, rule: Rule, rules: Sequence[Rule], kinds: Mapping[str, Ki
     if fitting:
         earlier = next(i for i, other in enumerate(rules) if fits(other, fitting[0], kinds[fitting[0]]))
         return f"{start}: {fitting[0]} and others that fit are taken by rules.{earlier} before; move the rule up"
+    if rule.match in get_args(Kind):
+        return f"{start}: match is a pattern of names; for parameters of that kind write kinds: [{rule.match}]"
     close = sorted(kinds, key=lambda name: -_nearness(rule, name, kinds[name]))[:3]
     shown = ", ".join(f"{name} ({kinds[name]})" for name in close)
     return f"{start} of this model; nearest: {shown}; correct or remove the rule"
