@@ -3,18 +3,15 @@
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from math import sqrt
 from pathlib import Path
-from statistics import fmean, stdev
 from typing import Any
 
-from scipy.stats import t as student
+from lowland.platform.comparison.statistics import Interval, interval, paired
 
 TUNING_SEED = 0
 """The seed that learning rates are tried with; the reported seeds are 1, 2, ..."""
 RATES = 5
 """Learning rates that every method tries."""
-CONFIDENCE = 0.95
 
 
 @dataclass(frozen=True)
@@ -87,31 +84,6 @@ def best(cells: Sequence[Cell], results: Mapping[Cell, Result], *, larger: bool)
         return value is None, 0.0 if value is None else -value if larger else value, cell.rate
 
     return min(cells, key=badness)
-
-
-@dataclass(frozen=True)
-class Interval:
-    """A mean and half the width of its 95 % interval."""
-
-    mean: float
-    half: float | None
-    """None of a single value."""
-
-    def __str__(self) -> str:
-        return f"{self.mean:.4g}" if self.half is None else f"{self.mean:.4g} ± {self.half:.2g}"
-
-
-def interval(values: Sequence[float], confidence: float = CONFIDENCE) -> Interval:
-    """The mean with its interval by Student's t."""
-    if len(values) < 2:
-        return Interval(fmean(values), None)
-    quantile = float(student.ppf((1 + confidence) / 2, len(values) - 1))
-    return Interval(fmean(values), quantile * stdev(values) / sqrt(len(values)))
-
-
-def paired(values: Mapping[int, float], base: Mapping[int, float]) -> Interval:
-    """The mean difference to the base over the seeds that both have, with its interval."""
-    return interval([values[seed] - base[seed] for seed in sorted(values.keys() & base.keys())])
 
 
 @dataclass(frozen=True)
