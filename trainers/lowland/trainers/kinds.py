@@ -22,8 +22,8 @@ def parameter_kinds(module: nn.Module) -> dict[str, Kind]:
     for holder in module.modules():
         for parameter in holder.parameters(recurse=False):
             holders.setdefault(id(parameter), []).append(holder)
-    heads = set(map(id, _heads(module)))
-    return {name: _kind(p, holders[id(p)], heads) for name, p in module.named_parameters()}
+    classifiers = set(map(id, heads(module)))
+    return {name: _kind(p, holders[id(p)], classifiers) for name, p in module.named_parameters()}
 
 
 def _kind(parameter: nn.Parameter, holders: list[nn.Module], heads: set[int]) -> Kind:
@@ -38,7 +38,8 @@ def _kind(parameter: nn.Parameter, holders: list[nn.Module], heads: set[int]) ->
     return "matrices" if parameter.dim() == 2 else "tensors"
 
 
-def _heads(module: nn.Module) -> Iterator[nn.Module]:
+def heads(module: nn.Module) -> Iterator[nn.Module]:
+    """What a model calls its output embeddings or classifier, or has named as such; maybe the same one twice."""
     for name, inner in module.named_modules():
         if name.rpartition(".")[2] in HEADS:
             yield inner
