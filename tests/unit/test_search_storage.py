@@ -4,7 +4,6 @@ from pathlib import Path
 
 import optuna
 import pytest
-from optuna.samplers import RandomSampler
 from recipe_files import write_recipe
 from typer.testing import CliRunner
 

@@ -22,9 +22,6 @@ from lowland.search_spaces import Prior, Space
 from lowland.trainers.data.manifest import Manifest
 from lowland.trainers.errors import DataError, RecipeError, UserError
 
-LEAST = 4
-"""Trainings with values from which a related task tells something."""
-
 
 def warmed(setting: Setting, sources: Sequence[str], *, related: bool) -> Setting:
     """A search that begins with what earlier trainings told.
@@ -50,34 +47,32 @@ def warmed(setting: Setting, sources: Sequence[str], *, related: bool) -> Settin
 
 
 def _with_trials(setting: Setting, space: BoundSpace, trainings: Sequence[Recorded]) -> Setting:
-    used, lines = dict[str, Earlier](), list[str]()
+    used, told = list[Earlier](), dict[str, list[str]]()
     for training in trainings:
         point = training.problem or fit(space, training)
         if isinstance(point, Earlier):
-            used[training.source] = point
-        else:
-            lines.append(f"skipped {training.source}: {point}")
+            used.append(point)
+        fate = f"used of {training.group}" if isinstance(point, Earlier) else f"skipped of {training.group}, {point}"
+        told.setdefault(fate, []).append(training.name)
+    lines = [f"{fate}: {', '.join(names)}" for fate, names in sorted(told.items(), key=lambda item: item[0] < "u")]
     if not used:
         raise UserError(f"--warm-start: none of {len(trainings)} trainings can be used:\n{_some(lines)}")
-    groups = dict.fromkeys(training.group for training in trainings)
-    names = {g: [t.name for t in trainings if t.group == g and t.source in used] for g in groups}
-    told = [f"used of {group}: {', '.join(those)}" for group, those in names.items() if those]
-    return setting.with_(earlier=tuple(used.values()), warm_start=(*told, *lines))
+    return setting.with_(earlier=tuple(used), warm_start=tuple(lines))
 
 
 def _believing(setting: Setting, space: BoundSpace, found: Mapping[str, Sequence[Recorded]]) -> Setting:
-    tasks, lines = list[list[Earlier]](), list[str]()
-    for source, trainings in found.items():
-        usable = [t for t in trainings if not t.problem and t.curve]
-        if len(usable) < LEAST:
-            lines.append(f"skipped {source}: {len(usable)} of its trainings have values, {LEAST} are needed")
-            continue
-        lines.append(f"used of {source}: {len(usable)} of {len(trainings)} trainings")
-        tasks.append([Earlier(t.source, max(located(space.space, t.fields), key=len), t.curve) for t in usable])
-    priors = beliefs(space.distributions(), tasks, rising=setting.direction == "maximize") if tasks else {}
+    usable = {source: [t for t in trainings if not t.problem and t.curve] for source, trainings in found.items()}
+    tasks = [
+        [Earlier(t.source, max(located(space.space, t.fields), key=len), t.curve) for t in trainings]
+        for trainings in usable.values()
+    ]
+    lines = [f"used of {source}: {len(usable[source])} of {len(found[source])} trainings" for source in found]
+    priors = beliefs(space.distributions(), tasks, rising=setting.direction == "maximize")
     if not priors:
-        reason = _some(lines) if not tasks else "their best trainings lie outside the space's ranges"
-        raise UserError(f"--warm-start --related: nothing can be told from these: {reason}")
+        raise UserError(
+            "--warm-start --related tells nothing: of no parameter are three values of the best quarter known that lie "
+            f"in its range\n{_some(lines)}"
+        )
     for name, prior in priors.items():
         centre = f"{prior.centre:.4g}" if isinstance(prior.centre, float) else prior.centre
         lines.append(f"prior of {name}: {centre} with confidence {prior.confidence:.2f}")

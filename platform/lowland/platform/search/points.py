@@ -1,6 +1,7 @@
 """Points of a space from recipes that were written down: which parameters make these fields, and what differs."""
 
 import math
+import re
 from collections.abc import Iterator, Mapping
 from itertools import islice
 from typing import Any
@@ -17,6 +18,8 @@ ELSEWHERE = ("name", "storage", "scaling", "sharding", "checkpoints", "tracking"
 UNIMPORTANT = ("seed", "log_every", "evaluation.every", "evaluation.micro_batch")
 FREE_BRANCHES = 64
 """Combinations of alternatives that no field names, of which one should be what was trained."""
+_PLAIN = re.compile(r"(?<=[\[{ ])([*&!%@`|>][^,\]}]*)(?=[,\]}])")
+"""Text that `flow` leaves without the quotes that YAML wants, as `*`."""
 Fields = Mapping[str, str]
 """A recipe by dotted path, as text."""
 
@@ -65,7 +68,7 @@ def _field(fields: Fields, path: str) -> Any:
     parts = path.split(".")
     for depth in range(len(parts) - 1, 0, -1):
         if (text := fields.get(".".join(parts[:depth]))) is not None:
-            value: Any = yaml.safe_load(text)
+            value = _parsed(text)
             for key in parts[depth:]:
                 try:
                     value = value[int(key) if isinstance(value, list) else key]
@@ -131,9 +134,25 @@ def _same(one: str, other: str) -> bool:
     if first is not None and second is not None:
         return math.isclose(first, second, rel_tol=1e-9)
     if one.startswith("[") and other.startswith("["):
-        items = [yaml.safe_load(one), yaml.safe_load(other)]
-        return len(items[0]) == len(items[1]) and all(_same(str(a), str(b)) for a, b in zip(*items, strict=True))
+        lists = _parsed(one), _parsed(other)
+        return None not in lists and _alike(*lists)
     return False
+
+
+def _alike(one: Any, other: Any) -> bool:
+    if isinstance(one, list) and isinstance(other, list):
+        return len(one) == len(other) and all(map(_alike, one, other))
+    if isinstance(one, dict) and isinstance(other, dict):
+        return one.keys() == other.keys() and all(_alike(one[key], other[key]) for key in one)
+    return _same(str(one), str(other))
+
+
+def _parsed(text: str) -> Any:
+    """A list or section as `flow` writes it; None if it cannot be read, as one that was cut."""
+    try:
+        return yaml.safe_load(_PLAIN.sub(r"'\1'", text))
+    except yaml.YAMLError:
+        return None
 
 
 def _number(text: str) -> float | None:

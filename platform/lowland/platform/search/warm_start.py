@@ -1,5 +1,6 @@
 """What earlier trainings tell a new search: of the same task as trials, of a related one as beliefs."""
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -24,7 +25,7 @@ def beliefs(
 
     Args:
         space: the new search's; a parameter's values outside of it are left out.
-        tasks: the trainings of each related task, at least four of each.
+        tasks: the trainings of each related task.
         rising: whether the metric is to rise.
 
     Returns:
@@ -40,11 +41,11 @@ def beliefs(
 
 
 def _best(task: Sequence[Earlier], rising: bool) -> list[Earlier]:
+    """A quarter of a task's trainings: those that came furthest, since early stopping lets the best go on."""
     finite = [t for t in task if t.curve and np.isfinite(list(t.curve.values())).all()]
-    reached = max((max(t.curve) for t in finite), default=0)
-    whole = [t for t in finite if max(t.curve) >= reached / 3]
-    ordered = sorted(whole, key=lambda t: t.curve[max(t.curve)], reverse=rising)
-    return ordered[: round(len(ordered) * _BEST)]
+    sign = -1.0 if rising else 1.0
+    ordered = sorted(finite, key=lambda t: (-max(t.curve), sign * t.curve[max(t.curve)]))
+    return ordered[: math.ceil(len(ordered) * _BEST)]
 
 
 def _belief(name: str, distribution: BaseDistribution, values: list[Any]) -> Prior:
