@@ -11,7 +11,7 @@ from typing import Annotated
 
 import typer
 
-from lowland.platform.cli import data, estimate, optcheck, sample, schema, show, study, train, tune, ui
+from lowland.platform.cli import compare, data, estimate, optcheck, sample, schema, show, study, train, tune, ui
 from lowland.platform.cli.console import print_error
 from lowland.trainers.errors import LowlandError, UserError
 
@@ -32,6 +32,7 @@ app = typer.Typer(
 )
 app.command("train", rich_help_panel=_RUNNING)(train.command)
 app.command("tune", rich_help_panel=_RUNNING)(tune.command)
+app.command("compare", rich_help_panel=_RUNNING)(compare.command)
 app.command("estimate", rich_help_panel=_RUNNING)(estimate.command)
 app.add_typer(data.app, name="data", rich_help_panel=_RUNNING)
 app.command("show", rich_help_panel=_LOOKING)(show.command)

@@ -1,0 +1,130 @@
+"""What a comparison is, as its folder keeps it: enough to go on from storage alone.
+
+<storage>/<name>/compare.json   the comparison (`Comparison`)
+                 <arm>-tuning/  the search over each arm, a study's folder
+                 <arm>-seeds/   the trainings of its winner, a study's folder too
+"""
+
+import os
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict
+
+from lowland.platform.recipe import Recipe
+from lowland.platform.recipe.dump import flatten
+from lowland.platform.runs import Driver
+from lowland.platform.search.setting import study_folder
+from lowland.search_spaces import Space
+from lowland.trainers.errors import UserError
+
+COMPARISON = "compare.json"
+Kind = Literal["tuning", "seeds"]
+Status = Literal["running", "finished", "interrupted", "failed"]
+
+
+class Arm(BaseModel):
+    """A recipe and what is searched over it."""
+
+    model_config = ConfigDict(frozen=True)
+
+    recipe: Recipe
+    """As it was given."""
+    space: Space
+    chosen_by: dict[str, Any]
+    """Fields of `evaluation` in the search."""
+    reported: dict[str, Any]
+    """The same in the trainings that are reported; equal if the held-out data could not be divided."""
+
+    @property
+    def divided(self) -> bool:
+        """Whether what is reported was not chosen by."""
+        return self.chosen_by != self.reported
+
+
+class Plan(BaseModel):
+    """What is compared, and how."""
+
+    model_config = ConfigDict(frozen=True)
+
+    name: str
+    storage: str
+    base: str
+    """The arm that the others are compared with."""
+    arms: dict[str, Arm]
+    metric: str
+    direction: Literal["minimize", "maximize"]
+    trials: int | None
+    """Of each arm's search; likewise what follows."""
+    budget: str | None
+    sampler: str
+    policy: str
+    seed: int
+    """Of the samplers."""
+    seeds: tuple[int, ...]
+    """Of the trainings that are reported; no arm was tuned with one of them."""
+
+    @property
+    def folder(self) -> Path:
+        """The comparison's folder, and the storage of its studies."""
+        return study_folder(self.storage, self.name)
+
+    @property
+    def ordered(self) -> list[str]:
+        """The arms' names, the base first."""
+        return [self.base, *(name for name in self.arms if name != self.base)]
+
+    def study(self, arm: str, kind: Kind) -> str:
+        """The name of an arm's study."""
+        return f"{arm}-{kind}"
+
+    def changes(self, other: "Plan") -> list[str]:
+        """What another plan has otherwise: `path: there, here`."""
+        mine, its = flatten(self), flatten(other)
+        return [
+            f"{path}: {mine.get(path, 'absent')} there, {its.get(path, 'absent')} here"
+            for path in dict.fromkeys([*mine, *its])
+            if mine.get(path) != its.get(path)
+        ]
+
+
+class Comparison(BaseModel):
+    """A plan and how it stands."""
+
+    model_config = ConfigDict(frozen=True)
+
+    plan: Plan
+    parallel: int | None
+    """Trainings at a time; None is as many as the cluster holds."""
+    parent_run_id: str | None = None
+    """The MLflow run, above those of the studies."""
+    driver: Driver | None = None
+    """The process that leads it, or led it last."""
+    status: Status = "running"
+
+    def with_(self, **changes: Any) -> "Comparison":
+        """This comparison with some fields changed."""
+        return self.model_copy(update=changes)
+
+    def write(self) -> None:
+        """Writes it to its folder, whole or not at all."""
+        folder = self.plan.folder
+        folder.mkdir(parents=True, exist_ok=True)
+        temporary = folder / f"{COMPARISON}.{os.getpid()}.tmp"
+        temporary.write_text(self.model_dump_json(indent=2, exclude_unset=True), encoding="utf-8")
+        temporary.replace(folder / COMPARISON)
+
+    def refuse_if_led(self) -> None:
+        """A comparison has one leader.
+
+        Raises:
+            UserError: another process leads it.
+        """
+        if self.status == "running" and self.driver is not None and self.driver.alive():
+            raise UserError(f"comparison {self.plan.name!r} is led by process {self.driver.pid}; stop that first")
+
+
+def read_comparison(storage: str, name: str) -> Comparison | None:
+    """The comparison in a storage folder; None if there is none of this name."""
+    file = study_folder(storage, name) / COMPARISON
+    return Comparison.model_validate_json(file.read_bytes()) if file.is_file() else None
