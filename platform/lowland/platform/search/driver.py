@@ -14,7 +14,7 @@ from rich.console import Console
 from lowland.platform.ray_run import Fitting, Interrupt, interrupts
 from lowland.platform.runs import Driver
 from lowland.platform.search.compatibility import notes as notes_on_choices
-from lowland.platform.search.ledger import metrics_of
+from lowland.platform.search.ledger import Price, metrics_of
 from lowland.platform.search.ledger_log import LedgerLog
 from lowland.platform.search.report import write_report
 from lowland.platform.search.results import StudyResult, read_study
@@ -124,7 +124,7 @@ class SearchDriver:
             self._console.print(line, soft_wrap=True)
         with SearchDisplay(self._console, self._setting.metric) as display, interrupts() as interrupt:
             search = self._make_search(display.event)
-            watch = _Watch(search, display, self._sign)
+            watch = _Watch(search, display, self._sign, self._setting.prices)
             fitting = Fitting(_tuner(search, self._workers))
             try:
                 self._wait(fitting, search, watch, interrupt)
@@ -204,9 +204,9 @@ class SearchDriver:
 class _Watch:
     """Shows a search from time to time."""
 
-    def __init__(self, search: Search, display: SearchDisplay, sign: float) -> None:
+    def __init__(self, search: Search, display: SearchDisplay, sign: float, price: Price | None) -> None:
         self.display = display
-        self._search, self._sign = search, sign
+        self._search, self._sign, self._price = search, sign, price
         self._began = self._shown = time.monotonic()
         self._share = search.share() or 0.0
 
@@ -224,7 +224,8 @@ class _Watch:
         """How the search stands."""
         search = self._search
         seconds = time.monotonic() - self._began
-        return State(search.study.trials(), self._sign, search.ledger(), search.share(), self._share, seconds)
+        ledger, share = search.ledger(), search.share()
+        return State(search.study.trials(), self._sign, ledger, share, self._share, seconds, self._price)
 
 
 def notes(setting: Setting, parallel: int) -> list[str]:

@@ -17,7 +17,8 @@ def export(result: StudyResult, file: Path) -> int:
     """Writes a row for every trial and every resource at which it was measured, as Parquet or CSV.
 
     A trial without a measurement has one row, without resource and value.  Columns are `study`, `trial`, `status`,
-    `resource`, `share` (of a whole training), `value`, `reason`, `began`, `ended`, then `parameter.<name>`.
+    `resource`, `share` (of a whole training), `value`, `reason`, `device_seconds` and `money` (of the trial, over all
+    its rows; of GPUs, or of CPUs where it held none), `began`, `ended`, then `parameter.<name>`.
 
     Returns:
         The number of rows.
@@ -50,6 +51,8 @@ def as_table(result: StudyResult) -> "pa.Table":
         "share": pa.float64(),
         "value": pa.float64(),
         "reason": text,
+        "device_seconds": pa.float64(),
+        "money": pa.float64(),
         "began": times,
         "ended": times,
     }
@@ -65,6 +68,8 @@ def _rows(result: StudyResult, trial: TrialResult) -> list[dict[str, Any]]:
         "trial": trial.number,
         "status": trial.status,
         "reason": trial.reason or None,
+        "device_seconds": trial.cost if trial.accounts else None,
+        "money": result.price.of(trial.cost) if trial.accounts and result.price is not None else None,
         "began": trial.began,
         "ended": trial.ended,
         **{f"parameter.{name}": trial.parameters.get(name) for name in result.parameters},

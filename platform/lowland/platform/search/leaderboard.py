@@ -8,9 +8,10 @@ from rich.markup import escape
 from rich.table import Table
 
 from lowland.platform.progress import format_count, format_seconds
-from lowland.platform.recipe import Recipe
+from lowland.platform.recipe import read_recipe
 from lowland.platform.recipe.dump import dump
 from lowland.platform.search.importance import FEWEST, Importance
+from lowland.platform.search.ledger import Price
 from lowland.platform.search.results import StudyResult, TrialResult
 from lowland.platform.search.trials import Status
 from lowland.trainers.errors import UserError
@@ -35,7 +36,7 @@ def best_recipe(result: StudyResult) -> str:
         raise UserError(f"study {result.name!r} was not begun by `lowland tune`: it has no recipe")
     recipe = result.setting.bound().apply(result.best.parameters)
     name = f"{result.name}-trial-{result.best.number:04}"
-    return dump(Recipe.model_validate({**recipe.model_dump(mode="json", exclude_unset=True), "name": name}))
+    return dump(read_recipe({**recipe.model_dump(mode="json", exclude_unset=True), "name": name}))
 
 
 def print_studies(results: Sequence[StudyResult], console: Console) -> None:
@@ -64,6 +65,10 @@ def print_study(result: StudyResult, importances: Sequence[Importance], console:
             console.print("\nParameters that differ")
             console.print(_parameters(result, differing))
     _print_importances(result, importances, console)
+    if result.setting is not None and result.setting.warm_start:
+        console.print("\nEarlier trainings")
+        for line in result.setting.warm_start:
+            console.print(f"  {line}", markup=False, soft_wrap=True)
     console.print("\nWhat became of trials")
     for line in fates(result):
         console.print(f"  {line}", markup=False)
@@ -107,6 +112,11 @@ def spent(result: StudyResult) -> Iterator[str]:
     yield f"{ledger.cpu_seconds / 3600:.2f} CPU-hours; jobs took {format_seconds(ledger.seconds)} in all"
     if ledger.tokens:
         yield f"{format_count(ledger.tokens)} tokens"
+    if result.price is not None:
+        money = result.price.of(ledger.device_seconds)
+        trials = sum(not trial.source for trial in result.trials)
+        each = f"; {result.price.show(money / trials)} for each of {trials} trials" if trials else ""
+        yield f"{result.price.show(money)}, at {result.price} an hour of a {_device(result)}{each}"
     lost = f"; workers were lost {ledger.restarts:.0f} times" if ledger.restarts else ""
     yield f"{ledger.goodput:.0%} of the time trained, {ledger.startup_share:.0%} was start-up{lost}"
 
@@ -133,11 +143,26 @@ def _fate(trial: TrialResult, result: StudyResult) -> str:
 
 
 def _ranks(result: StudyResult) -> Table:
-    table = _table(">rank", ">trial", f">{escape(result.metric)}", ">trained", "status")
+    paid = any(trial.cost for trial in result.ranked)
+    costs = [f">{'cost' if result.price else f'{_device(result)}-hours'}"] if paid else []
+    table = _table(">rank", ">trial", f">{escape(result.metric)}", ">trained", "status", *costs)
     for rank, trial in enumerate(result.ranked[:ROWS], 1):
-        share = f"{trial.reached / result.full:.0%}"
-        table.add_row(str(rank), str(trial.number), _value(trial.value), share, trial.status)
+        share, status = f"{trial.reached / result.full:.0%}", "earlier" if trial.source else trial.status
+        cost = [_cost(trial, result.price)] if paid else []
+        table.add_row(str(rank), str(trial.number), _value(trial.value), share, status, *cost)
     return table
+
+
+def _cost(trial: TrialResult, price: Price | None) -> str:
+    if not trial.cost:
+        return "-"
+    return price.show(price.of(trial.cost)) if price is not None else f"{trial.cost / 3600:.3g}"
+
+
+def _device(result: StudyResult) -> str:
+    """What an hour is an hour of."""
+    gpus = any(account.get("gpus") for trial in result.trials for account in trial.accounts)
+    return "GPU" if gpus else "CPU"
 
 
 def _differing(result: StudyResult) -> list[str]:

@@ -123,6 +123,9 @@ class Price:
             raise UserError(f"--price {text}: write a positive number and the currency, for example 2.5usd")
         return cls(float(match[1]), match[2])
 
+    def __str__(self) -> str:
+        return f"{self.amount:g} {self.currency}".rstrip()
+
     def of(self, seconds: float) -> float:
         """The price of so many device-seconds."""
         return self.amount * seconds / 3600

@@ -12,7 +12,7 @@ from optuna.storages import BaseStorage
 from optuna.trial import FrozenTrial
 
 from lowland.platform.search.jobs import UNUSABLE
-from lowland.platform.search.ledger import SEGMENTS, Ledger, total
+from lowland.platform.search.ledger import SEGMENTS, Ledger, Price, device_seconds, total
 from lowland.platform.search.search import END
 from lowland.platform.search.setting import JOURNAL, TICKS, Setting, existing_study
 from lowland.platform.search.storage import open_storage
@@ -124,6 +124,11 @@ class StudyResult:
         return total(held) if any(held) else None
 
     @property
+    def price(self) -> Price | None:
+        """Of a device-hour; None if nobody gave one."""
+        return self.setting.prices if self.setting is not None else None
+
+    @property
     def updated(self) -> datetime | None:
         """When a trial last began or ended."""
         times = [time for trial in self.trials for time in (trial.began, trial.ended) if time is not None]
@@ -182,7 +187,7 @@ def _result(trial: FrozenTrial) -> TrialResult:
         reason=attributes.get(REASON) or _why(attributes),
         source=attributes.get(SOURCE, ""),
         accounts=accounts,
-        cost=sum(a["seconds"] * (a["gpus"] or a["cpus"]) for a in accounts),
+        cost=sum(map(device_seconds, accounts)),
         began=trial.datetime_start,
         ended=trial.datetime_complete,
     )

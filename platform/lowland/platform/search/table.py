@@ -13,7 +13,7 @@ from rich.table import Table
 from rich.text import Text
 
 from lowland.platform.progress import format_seconds
-from lowland.platform.search.ledger import Ledger
+from lowland.platform.search.ledger import Ledger, Price
 from lowland.platform.search.setting import TICKS
 from lowland.platform.search.trials import TrialView
 
@@ -34,6 +34,8 @@ class State:
     """The same when this command began."""
     seconds: float
     """Since this command began."""
+    price: Price | None = None
+    """Of an hour of a device."""
 
     @property
     def counts(self) -> Counter[str]:
@@ -109,8 +111,16 @@ def _fields(state: State, metric: str) -> dict[str, str]:
         "paused": str(counts["paused"]),
         "done": str(counts["finished"] + counts["stopped"]),
         "failed": str(counts["failed"]),
-        f"best {metric}": f"{best.curve[best.reached] * state.sign:.4f} (trial {best.number})" if best is not None else "-",
-        "spent": f"{state.ledger.trainings:.1f} trainings, {format_seconds(state.ledger.seconds)}",
+        f"best {metric}": f"{best.curve[best.reached] * state.sign:.4f} (trial {best.number})"
+        if best is not None
+        else "-",
+        "spent": ", ".join(_spent(state)),
         "budget": f"{100 * state.share:.0f}%" if state.share is not None else "-",
         "left": format_seconds(left) if left is not None else "-",
     }
+
+
+def _spent(state: State) -> list[str]:
+    ledger = state.ledger
+    money = [state.price.show(state.price.of(ledger.device_seconds))] if state.price is not None else []
+    return [f"{ledger.trainings:.1f} trainings", format_seconds(ledger.seconds), *money]
