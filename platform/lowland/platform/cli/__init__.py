@@ -11,7 +11,20 @@ from typing import Annotated
 
 import typer
 
-from lowland.platform.cli import compare, data, estimate, optcheck, sample, schema, show, study, train, tune, ui
+from lowland.platform.cli import (
+    compare,
+    data,
+    estimate,
+    landscape,
+    optcheck,
+    sample,
+    schema,
+    show,
+    study,
+    train,
+    tune,
+    ui,
+)
 from lowland.platform.cli.console import print_error
 from lowland.trainers.errors import LowlandError, UserError
 
@@ -37,6 +50,7 @@ app.command("estimate", rich_help_panel=_RUNNING)(estimate.command)
 app.add_typer(data.app, name="data", rich_help_panel=_RUNNING)
 app.command("show", rich_help_panel=_LOOKING)(show.command)
 app.command("sample", rich_help_panel=_LOOKING)(sample.command)
+app.command("landscape", rich_help_panel=_LOOKING)(landscape.command)
 app.add_typer(study.app, name="study", rich_help_panel=_LOOKING)
 app.command("ui", rich_help_panel=_LOOKING)(ui.command)
 app.command("optcheck", rich_help_panel=_WRITING)(optcheck.command)

@@ -5,7 +5,7 @@ Weights here are whole, by name, on the CPU: `LoadedModel` reads them from a che
 
 from lowland.trainers.landscape.batch_norm import recompute_batch_norm
 from lowland.trainers.landscape.directions import filter_normalised, moved
-from lowland.trainers.landscape.interpolation import barrier, interpolated
+from lowland.trainers.landscape.interpolation import barrier, interpolated, require_alike
 from lowland.trainers.landscape.loaded import LoadedModel
 from lowland.trainers.landscape.matching import match_weights
 from lowland.trainers.landscape.networks import permutation_spec
@@ -24,4 +24,5 @@ __all__ = [
     "permutation_spec",
     "permuted",
     "recompute_batch_norm",
+    "require_alike",
 ]

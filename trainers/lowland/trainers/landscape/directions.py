@@ -35,7 +35,8 @@ def filter_normalised(weights: Weights, seed: int) -> dict[str, Tensor]:
 
 def _like_filters(direction: Tensor, weight: Tensor) -> Tensor:
     lengths, norms = (x.flatten(1).norm(dim=1) for x in (direction, weight))
-    return direction * (norms / (lengths + 1e-10)).view(-1, *[1] * (weight.dim() - 1))
+    scales: Tensor = norms / (lengths + 1e-10)
+    return direction * scales.view(-1, *[1] * (weight.dim() - 1))
 
 
 def moved(weights: Weights, directions: Sequence[Weights], distances: Sequence[float]) -> dict[str, Tensor]:

@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 
 from torch import Tensor
 
-__all__ = ["barrier", "interpolated"]
+__all__ = ["barrier", "interpolated", "require_alike"]
 
 
 def interpolated(first: Mapping[str, Tensor], second: Mapping[str, Tensor], t: float) -> dict[str, Tensor]:
@@ -13,7 +13,7 @@ def interpolated(first: Mapping[str, Tensor], second: Mapping[str, Tensor], t: f
     Raises:
         ValueError: names or shapes differ.
     """
-    _require_alike(first, second)
+    require_alike(first, second)
     if t == 0:
         return dict(first)
     if t == 1:
@@ -24,7 +24,12 @@ def interpolated(first: Mapping[str, Tensor], second: Mapping[str, Tensor], t: f
     }
 
 
-def _require_alike(first: Mapping[str, Tensor], second: Mapping[str, Tensor]) -> None:
+def require_alike(first: Mapping[str, Tensor], second: Mapping[str, Tensor]) -> None:
+    """Compares names and shapes.
+
+    Raises:
+        ValueError: they differ.
+    """
     for name in sorted(first.keys() | second.keys()):
         shapes = [tuple(weights[name].shape) if name in weights else None for weights in (first, second)]
         if shapes[0] != shapes[1]:

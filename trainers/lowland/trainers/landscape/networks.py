@@ -8,11 +8,12 @@ them in fixed pairs.  Query heads of one key-value head keep their order.
 import re
 from collections.abc import Iterator
 from itertools import pairwise
+from typing import Any
 
 from torch import nn
 
 from lowland.trainers.landscape.permutations import PermutationSpec
-from lowland.trainers.models.resnets import ResNet, WideResNet
+from lowland.trainers.models.resnets import ResNet, WideBlock, WideResNet
 
 __all__ = ["permutation_spec"]
 
@@ -60,6 +61,7 @@ def _resnet(network: ResNet, prefix: str) -> PermutationSpec:
     stream = f"{prefix}stem"
     _convolved(spec, stream, f"{stream}.0", f"{stream}.1")
     for name, block in _blocks(network.stages, f"{prefix}stages"):
+        assert isinstance(block.body, nn.Sequential)
         body = [index for index, layer in enumerate(block.body) if isinstance(layer, nn.Conv2d)]
         before = stream
         if not isinstance(block.shortcut, nn.Identity):
@@ -78,7 +80,8 @@ def _wide_resnet(network: WideResNet, prefix: str) -> PermutationSpec:
     spec = PermutationSpec()
     stream = f"{prefix}stem"
     spec.add(stream, 0, f"{stream}.weight")
-    for index, block in enumerate(network.blocks):
+    for index, block in network.blocks.named_children():
+        assert isinstance(block, WideBlock)
         name = f"{prefix}blocks.{index}"
         _normalised(spec, stream, f"{name}.first.0")
         spec.add(stream, 1, f"{name}.body.0.weight")
@@ -123,8 +126,8 @@ def _is_llama_like(network: nn.Module) -> bool:
 
 def _llama(network: nn.Module, prefix: str) -> PermutationSpec:
     spec = PermutationSpec()
-    config, names = network.config, [name for name, _ in network.named_parameters()]
-    assert not isinstance(config, nn.Module)
+    config: Any = network.config
+    names = [name for name, _ in network.named_parameters()]
     hidden, heads, groups = config.hidden_size, config.num_attention_heads, config.num_key_value_heads
     size = getattr(config, "head_dim", None) or hidden // heads
     stream = f"{prefix}hidden"

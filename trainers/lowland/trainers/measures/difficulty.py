@@ -25,7 +25,8 @@ def el2n(logits: Tensor, labels: Tensor) -> Tensor:
     """
     errors = logits.float().softmax(-1)
     errors[torch.arange(len(labels)), labels] -= 1
-    return errors.norm(dim=-1)
+    norms: Tensor = errors.norm(dim=-1)
+    return norms
 
 
 class ForgettingCounts:

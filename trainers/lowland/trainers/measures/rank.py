@@ -35,4 +35,5 @@ def _singular_values(matrix: Tensor) -> Tensor:
     """Through the smaller Gram matrix in float64: exact to 1e-8 of the largest, and quick for tall matrices."""
     flat = matrix.detach().reshape(len(matrix), -1).double()
     gram = flat @ flat.T if flat.shape[0] <= flat.shape[1] else flat.T @ flat
-    return torch.linalg.eigvalsh(gram).clamp(min=0).sqrt()
+    squares: Tensor = torch.linalg.eigvalsh(gram)
+    return squares.clamp(min=0).sqrt()

@@ -36,9 +36,11 @@ class Layers:
         return self._calls[-1]
 
     def _enter(self, module: nn.Module, given: Any, made: Any) -> None:
-        tensors = [x for x in (given[0] if given else None, made) if isinstance(x, Tensor)]
-        if len(tensors) == 2 and made.dim() >= 2 and made.is_floating_point() and given[0].is_floating_point():
-            self._calls[:] = [(module, *tensors)]
+        first = given[0] if given else None
+        if not isinstance(first, Tensor) or not isinstance(made, Tensor) or made.dim() < 2:
+            return
+        if first.is_floating_point() and made.is_floating_point():
+            self._calls[:] = [(module, first, made)]
 
 
 @contextmanager

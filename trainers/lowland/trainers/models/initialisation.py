@@ -32,4 +32,5 @@ def _of_rank(weight: Tensor, rank: int) -> Tensor:
     flat = weight.reshape(len(weight), -1).float()
     u, s, v = torch.linalg.svd(flat, full_matrices=False)
     low = u[:, :rank] * s[:rank] @ v[:rank]
-    return (low * (flat.norm() / low.norm())).reshape(weight.shape).to(weight.dtype)
+    rescaled: Tensor = low * (flat.norm() / low.norm())
+    return rescaled.reshape(weight.shape).to(weight.dtype)
