@@ -104,7 +104,7 @@ def command(
     comparison = begin(
         [load_recipe(file, overrides or []) for file in recipes],
         space or ["auto"],
-        optimizers=optimizers.split(",") if optimizers is not None else (),
+        optimizers=[part.strip() for part in optimizers.split(",")] if optimizers is not None else (),
         name=name,
         seeds=seeds,
         metric=metric,

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
 Status = Literal["finished", "interrupted", "failed"]
 KINDS: tuple[Kind, ...] = ("tuning", "seeds")
+TAG = "lowland.comparison_id"
 REPORT = "report"
 """Folder of the report, in the comparison's."""
 
@@ -72,9 +73,10 @@ class _Leader:
         self._stack = stack
         self._kind: Any = None
         self._workers: Workers | None = None
+        comparison = comparison.with_(driver=Driver.current(), status="running")
+        comparison.write()
         self._parent = self._open_parent(comparison)
-        driver = Driver.current()
-        self._comparison = comparison.with_(parent_run_id=self._parent.run_id, driver=driver, status="running")
+        self._comparison = comparison.with_(parent_run_id=self._parent.run_id)
         self._comparison.write()
 
     def run(self) -> ComparisonOutcome:
@@ -95,13 +97,17 @@ class _Leader:
         return ComparisonOutcome(came_to, result)
 
     def _open_parent(self, comparison: Comparison) -> "TrackedRun":
-        from lowland.platform.tracking.run import TrackedRun
+        """The comparison's MLflow run; a driver may have died between making it and writing its id down."""
+        from lowland.platform.tracking.run import TrackedRun, find_runs
 
         if comparison.parent_run_id is not None:
             return TrackedRun.resume(self._uri, comparison.parent_run_id)
-        tags = {"lowland.comparison": self._plan.name, "lowland.metric": self._plan.metric}
-        name, command = self._plan.name, "lowland compare"
-        parent = TrackedRun.start(self._uri, self._experiment_id, name, command=command, tags=tags)
+        made = find_runs(self._uri, self._experiment_id, TAG, comparison.comparison_id)
+        if made:
+            return TrackedRun.resume(self._uri, made[0].info.run_id)
+        name, metric = self._plan.name, self._plan.metric
+        tags = {"lowland.comparison": name, TAG: comparison.comparison_id, "lowland.metric": metric}
+        parent = TrackedRun.start(self._uri, self._experiment_id, name, command="lowland compare", tags=tags)
         parent.log_environment()
         return parent
 
@@ -170,14 +176,8 @@ class _Leader:
 def notes(plan: Plan) -> list[str]:
     """What the user is to know before the first training."""
     count = len(plan.arms)
-    lines = [f"comparison {plan.name!r} in {plan.folder}: {count} arms, then {len(plan.seeds)} seeds of each winner"]
-    whole = [name for name, arm in plan.arms.items() if not arm.divided]
-    if whole:
-        lines.append(
-            f"note: the held-out data of {', '.join(whole)} are the same in the search and in what is reported, which "
-            "flatters whatever was searched more"
-        )
-    return lines
+    title = f"comparison {plan.name!r} in {plan.folder}: {count} arms, then {len(plan.seeds)} seeds of each winner"
+    return [title, *plan.cautions]
 
 
 def _refuse_missing(result: ComparisonResult) -> None:

@@ -14,7 +14,7 @@ def figures(result: ComparisonResult) -> "Iterator[tuple[str, str, Figure]]":
     """Heading, explanation and plot; only those of which something is known."""
     if any(arm.values for arm in result.arms):
         yield "Seeds", "A point for each seed; the mean with its 95 % interval.", _seeds(result)
-    if any(arm.test is not None for arm in result.arms):
+    if any(arm.against is not None for arm in result.arms):
         text = f"Mean differences to {result.base.name}, seed by seed, with 95 % intervals; a point for each seed."
         yield "Differences", text, _differences(result)
     if any(arm.curve for arm in result.arms):
@@ -43,13 +43,13 @@ def _differences(result: ComparisonResult) -> "Figure":
 
     figure = go.Figure()
     for arm in result.arms:
-        if arm.test is None:
+        if arm.against is None:
             continue
         both = sorted(arm.values.keys() & result.base.values.keys())
         found = [arm.values[seed] - result.base.values[seed] for seed in both]
         names = [f"seed {seed}" for seed in both]
         figure.add_trace(go.Scatter(x=[arm.name] * len(found), y=found, text=names, mode="markers", opacity=0.5))
-        figure.add_trace(_mean([arm.name], [arm.test.difference.mean], [arm.test.difference.half]))
+        figure.add_trace(_mean([arm.name], [arm.against.difference.mean], [arm.against.difference.half]))
     figure.add_hline(y=0, line_dash="dot").update_layout(showlegend=False)
     return _laid_out(figure, "", f"{result.plan.metric} minus {result.base.name}'s")
 

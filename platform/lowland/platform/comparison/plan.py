@@ -31,6 +31,8 @@ class Arm(BaseModel):
     recipe: Recipe
     """As it was given."""
     space: Space
+    data: str
+    """Digest of the data, or where they are."""
     chosen_by: dict[str, Any]
     """Fields of `evaluation` in the search."""
     reported: dict[str, Any]
@@ -78,6 +80,20 @@ class Plan(BaseModel):
         """The name of an arm's study."""
         return f"{arm}-{kind}"
 
+    @property
+    def cautions(self) -> list[str]:
+        """What speaks against trusting the result, whatever it is."""
+        whole = [name for name, arm in self.arms.items() if not arm.divided]
+        others = [name for name, arm in self.arms.items() if arm.data != self.arms[self.base].data]
+        found = list[str]()
+        if whole:
+            named = ", ".join(whole)
+            found.append(f"note: {named}: chosen and reported on the same held-out data, which flatters what was tuned")
+        if others:
+            named = ", ".join(others)
+            found.append(f"note: {named}: other data than {self.base}'s; {self.metric} compares only on the same text")
+        return found
+
     def changes(self, other: "Plan") -> list[str]:
         """What another plan has otherwise: `path: there, here`."""
         mine, its = flatten(self), flatten(other)
@@ -96,6 +112,8 @@ class Comparison(BaseModel):
     plan: Plan
     parallel: int | None
     """Trainings at a time; None is as many as the cluster holds."""
+    comparison_id: str
+    """Tells it from any other of this name; a tag of its MLflow run."""
     parent_run_id: str | None = None
     """The MLflow run, above those of the studies."""
     driver: Driver | None = None

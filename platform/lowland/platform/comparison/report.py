@@ -12,7 +12,7 @@ from rich.table import Table
 
 from lowland.platform.comparison.figures import figures
 from lowland.platform.comparison.plan import Plan
-from lowland.platform.comparison.results import LEVEL, ArmResult, ComparisonResult, Test
+from lowland.platform.comparison.results import LEVEL, Against, ArmResult, ComparisonResult
 from lowland.platform.comparison.stages import winner
 from lowland.platform.comparison.statistics import Interval
 from lowland.platform.progress import format_seconds
@@ -28,7 +28,7 @@ def print_result(result: ComparisonResult, console: Console) -> None:
     """Prints what the seeds say, what tuning took, and what is to be known of both."""
     console.print()
     console.print(f"[bold]{escape(heading(result.plan))}[/bold]", highlight=False)
-    for rows in (seed_rows(result), test_rows(result), tuning_rows(result)):
+    for rows in (seed_rows(result), evidence_rows(result), tuning_rows(result)):
         table = _table(rows)
         # Titles and numbers are whole on a narrow screen too, where lines then go on below.
         width = Measurement.get(console, console.options.update(max_width=WIDEST), table).maximum
@@ -49,18 +49,18 @@ def seed_rows(result: ComparisonResult) -> list[list[str]]:
     rows = [["arm", "seeds", result.plan.metric, f"minus {result.base.name}", "verdict"]]
     for arm in result.arms:
         seeds = f"{len(arm.values)}/{len(result.plan.seeds)}"
-        difference = "" if arm.test is None else str(arm.test.difference)
+        difference = "" if arm.against is None else str(arm.against.difference)
         rows.append([arm.name, seeds, _shown(arm.mean), difference, result.verdict(arm)])
     return rows
 
 
-def test_rows(result: ComparisonResult) -> list[list[str]]:
+def evidence_rows(result: ComparisonResult) -> list[list[str]]:
     """The tests of each arm and what its trainings took, the titles first."""
     rows = [["arm", "better", "p (t)", "p (signs)", "time", "GPU memory"]]
     for arm in result.arms:
         memory = "-" if arm.memory is None else f"{arm.memory:.1f} GiB"
         time = "-" if arm.seconds is None else _seconds(arm.seconds)
-        rows.append([arm.name, *_tested(arm.test), time, memory])
+        rows.append([arm.name, *_tested(arm.against), time, memory])
     return rows
 
 
@@ -83,7 +83,7 @@ def tuning_rows(result: ComparisonResult) -> list[list[str]]:
 
 def remarks(result: ComparisonResult) -> Iterator[str]:
     """How the numbers are to be read, and what speaks against trusting them."""
-    plan, tests = result.plan, sum(arm.test is not None for arm in result.arms)
+    plan, tests = result.plan, sum(arm.against is not None for arm in result.arms)
     yield (
         f"Means with 95 % intervals (Student's t) over seeds {', '.join(map(str, plan.seeds))}; differences and tests "
         f"are seed by seed. p (t): paired t-test; p (signs): permutation test, at least "
@@ -96,9 +96,7 @@ def remarks(result: ComparisonResult) -> Iterator[str]:
     yield "Winners were chosen by other seeds" + (
         " and on other held-out data than those reported." if all(arm.divided for arm in plan.arms.values()) else "."
     )
-    for name, given in plan.arms.items():
-        if not given.divided:
-            yield f"note: {name} was chosen and is reported on the same held-out data, which flatters it."
+    yield from plan.cautions
     for arm in result.arms:
         if arm.at_edges:
             listed = ", ".join(f"{name} = {_parameter(arm, name)}" for name in arm.at_edges)
@@ -110,7 +108,7 @@ def page(result: ComparisonResult) -> str:
     title = html.escape(heading(result.plan))
     parts = [f"<!doctype html><html><head><meta charset='utf-8'><title>{title}</title></head>"]
     parts.append(f"<body style='font-family: sans-serif; margin: 2em'><h1>{title}</h1>")
-    parts += [_html(seed_rows(result)), "<h2>Tests and cost</h2>", _html(test_rows(result))]
+    parts += [_html(seed_rows(result)), "<h2>Tests and cost</h2>", _html(evidence_rows(result))]
     parts += ["<h2>Tuning</h2>", _html(tuning_rows(result))]
     parts += [f"<p>{html.escape(line)}</p>" for line in remarks(result)]
     library = True  # once, before the first plot
@@ -162,15 +160,15 @@ def metrics_of(result: ComparisonResult) -> dict[str, float]:
     for arm in result.arms:
         held = {"seconds": arm.seconds, "gpu_memory_gib": arm.memory}
         held |= {"mean": arm.mean.mean, "half_interval": arm.mean.half} if arm.mean is not None else {}
-        if arm.test is not None:
-            found = arm.test
+        if arm.against is not None:
+            found = arm.against
             held |= {"difference": found.difference.mean, "difference_half_interval": found.difference.half}
             held |= {"p_t": found.t, "p_signs": found.flips}
         values |= {f"compare/{arm.name}/{name}": value for name, value in held.items() if value is not None}
     return values
 
 
-def _tested(test: Test | None) -> list[str]:
+def _tested(test: Against | None) -> list[str]:
     if test is None:
         return [""] * 3
     t = "-" if test.t is None else f"{test.t:.3g}"

@@ -27,7 +27,7 @@ EDGE = 0.02
 
 
 @dataclass(frozen=True)
-class Test:
+class Against:
     """An arm against the base, seed by seed."""
 
     difference: Interval
@@ -55,7 +55,7 @@ class ArmResult:
     """Seeds that gave no number."""
     missing: Sequence[int]
     """Seeds whose training has not come to an end."""
-    test: Test | None = None
+    against: Against | None = None
     """None for the base, and without pairs."""
 
     @property
@@ -139,18 +139,20 @@ class ComparisonResult:
             return f"{arm.without} of {len(self.plan.seeds)} diverged"
         if arm is self.base:
             return "base"
-        if arm.test is None or arm.test.t is None:
+        if arm.against is None or arm.against.t is None:
             return "nothing to compare with"
-        if arm.test.t >= LEVEL:
+        if arm.against.t >= LEVEL:
             return "not told apart"
-        return "better" if (arm.test.difference.mean < 0) == (self.plan.direction == "minimize") else "worse"
+        return "better" if (arm.against.difference.mean < 0) == (self.plan.direction == "minimize") else "worse"
 
 
 def read_result(plan: Plan) -> ComparisonResult:
     """Reads a comparison from its studies' folders; Neither Ray nor MLflow need to be there."""
     arms = [_arm(plan, name) for name in plan.ordered]
     tests = [_test(plan, arm, arms[0]) for arm in arms]
-    return ComparisonResult(plan, [replace(arm, test=test) for arm, test in zip(arms, _adjusted(tests), strict=True)])
+    return ComparisonResult(
+        plan, [replace(arm, against=found) for arm, found in zip(arms, _adjusted(tests), strict=True)]
+    )
 
 
 def scores(study: StudyResult) -> list[float]:
@@ -171,16 +173,16 @@ def _arm(plan: Plan, name: str) -> ArmResult:
     return ArmResult(name, read_stage(plan, name, "tuning"), trained, dict(sorted(values.items())), without, missing)
 
 
-def _test(plan: Plan, arm: ArmResult, base: ArmResult) -> Test | None:
+def _test(plan: Plan, arm: ArmResult, base: ArmResult) -> Against | None:
     found = differences(arm.values, base.values)
     if arm is base or not found:
         return None
     sign = 1 if plan.direction == "minimize" else -1
     better = sum(sign * difference < 0 for difference in found)
-    return Test(interval(found), better, len(found), paired_t(found), sign_flips(found))
+    return Against(interval(found), better, len(found), paired_t(found), sign_flips(found))
 
 
-def _adjusted(tests: Sequence[Test | None]) -> list[Test | None]:
+def _adjusted(tests: Sequence[Against | None]) -> list[Against | None]:
     """The tests with p-values adjusted for their number."""
     held = [test for test in tests if test is not None]
     by_t = holm([test.t for test in held if test.t is not None])

@@ -1,25 +1,24 @@
 """A comparison before it runs: checked as far as it can be without a cluster."""
 
 import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from itertools import count, islice
-from typing import Any
+from typing import TYPE_CHECKING, Any
+from uuid import uuid4
 
+from lowland.platform.comparison.arms import Arms, optimizer_arms, recipe_arms
 from lowland.platform.comparison.plan import Arm, Comparison, Plan, read_comparison
 from lowland.platform.comparison.stages import tuning
 from lowland.platform.recipe import Recipe
-from lowland.platform.recipe.mistakes import nearest
 from lowland.platform.search.space import open_space
-from lowland.platform.search.space_files import load_space
-from lowland.search_spaces import Fixed, shipped
 from lowland.trainers.errors import DataError, UserError
+from lowland.trainers.recipe import EvaluationConfig
 
-AROUND = ("sam", "lookbehind", "ema")
-"""Spaces of what is put around an optimizer."""
+if TYPE_CHECKING:
+    from lowland.trainers.data.manifest import Manifest
+
 LONGEST = 92
 """Letters of an arm's name: its studies' names are longer, and a run's has at most 100."""
-_Arms = Mapping[str, tuple[Recipe, Sequence[str]]]
-"""By name the recipe, and the names or files of its spaces."""
 
 
 def begin(
@@ -63,7 +62,7 @@ def begin(
         UserError: the name is taken, or there is nothing to go on with, or it is another comparison; or something is
             not what it may be.
     """
-    arms = _optimizer_arms(recipes, spaces, optimizers) if optimizers else _recipe_arms(recipes, spaces)
+    arms = optimizer_arms(recipes, spaces, optimizers) if optimizers else recipe_arms(recipes, spaces)
     if seeds < 2:
         raise UserError(f"--seeds {seeds}: a spread needs at least 2, and few differences show with less than 5")
     if trials is None and budget is None:
@@ -90,73 +89,7 @@ def begin(
     return _found(plan, _at_a_time(parallel), resume=resume)
 
 
-def _recipe_arms(recipes: Sequence[Recipe], spaces: Sequence[str]) -> _Arms:
-    names = [recipe.name for recipe in recipes]
-    if twice := next((name for name in names if names.count(name) > 1), None):
-        raise UserError(f"two recipes are called {twice!r}: give each a name of its own")
-    if len(recipes) < 2:
-        raise UserError("a comparison needs two recipes; or one, and --optimizers, for example adamw,adatamw")
-    _refuse_unknown_arms(spaces, names)
-    return {recipe.name: (recipe, _own(spaces, recipe.name) or ["auto"]) for recipe in recipes}
-
-
-def _optimizer_arms(recipes: Sequence[Recipe], spaces: Sequence[str], optimizers: Sequence[str]) -> _Arms:
-    if len(recipes) != 1:
-        raise UserError(f"--optimizers is for one recipe; {len(recipes)} are given")
-    names = [text.replace("+", "-") for text in optimizers]
-    if twice := next((name for name in names if names.count(name) > 1), None):
-        raise UserError(f"--optimizers: {twice} is there twice")
-    if len(names) < 2:
-        raise UserError(f"--optimizers {','.join(optimizers)}: give two at least, for example adamw,adatamw")
-    _refuse_unknown_arms(spaces, names)
-    besides = {name: [space for space in _own(spaces, name) if space != "auto"] for name in names}
-    own = (_own_spaces(text, recipes[0].optimizer.name) for text in optimizers)
-    return {name: (recipes[0], [*first, *besides[name]]) for name, first in zip(names, own, strict=True)}
-
-
-def _own_spaces(text: str, optimizer: str) -> list[str]:
-    """The spaces of an arm of `--optimizers`: its optimizer's, the recipe's if it names none, and of what is around."""
-    parts = text.split("+")
-    known = [*_optimizers(), *AROUND]
-    for part in parts:
-        if part not in known:
-            close = nearest(part, known)
-            raise UserError(f"--optimizers {text}: {part!r} has no space; {_hint(close, known)}")
-    around = [part for part in parts if part in AROUND]
-    own = [part for part in parts if part not in AROUND] or [optimizer]
-    if len(own) > 1:
-        raise UserError(
-            f"--optimizers {text}: {' and '.join(own)} are two optimizers; only {', '.join(AROUND)} go around"
-        )
-    if own[0] not in known:
-        raise UserError(f"--optimizers {text}: the recipe's {own[0]} has no space; name another, as adamw+{text}")
-    return [*own, *around]
-
-
-def _hint(close: Sequence[str], known: Sequence[str]) -> str:
-    return f"nearest: {', '.join(close)}" if close else f"there are {', '.join(known)}"
-
-
-def _optimizers() -> list[str]:
-    """Names of the spaces that are each one optimizer's."""
-    found = {name: load_space(name).parameters.get("optimizer.name") for name in shipped()}
-    return [name for name, fixed in found.items() if isinstance(fixed, Fixed) and name not in AROUND]
-
-
-def _own(spaces: Sequence[str], arm: str) -> list[str]:
-    """The spaces of an arm: those of all, and `arm=SPACE`."""
-    pairs = [space.rpartition("=") for space in spaces]
-    return [space for name, _, space in pairs if name in ("", arm)]
-
-
-def _refuse_unknown_arms(spaces: Sequence[str], arms: Sequence[str]) -> None:
-    for space in spaces:
-        name, _, _ = space.rpartition("=")
-        if name and name not in arms:
-            raise UserError(f"--space {space}: {name!r} is none of {', '.join(arms)}")
-
-
-def _name(name: str | None, arms: _Arms) -> str:
+def _name(name: str | None, arms: Arms) -> str:
     made = name or "-vs-".join(arms)
     if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}", made):
         raise UserError(f"--name {made}: at most 100 letters, digits, `.`, `_` and `-`, the first a letter or a digit")
@@ -165,7 +98,7 @@ def _name(name: str | None, arms: _Arms) -> str:
     return made
 
 
-def _same(arms: _Arms, field: str, value: Callable[[Recipe], str | None]) -> str:
+def _same(arms: Arms, field: str, value: Callable[[Recipe], str | None]) -> str:
     """What all recipes must agree on."""
     values = {arm: value(recipe) for arm, (recipe, _) in arms.items()}
     if len(set(values.values())) > 1:
@@ -175,17 +108,18 @@ def _same(arms: _Arms, field: str, value: Callable[[Recipe], str | None]) -> str
 
 
 def _arm(recipe: Recipe, spaces: Sequence[str]) -> Arm:
-    chosen_by, reported = _divided(recipe)
-    return Arm(recipe=recipe, space=open_space(spaces, recipe).space, chosen_by=chosen_by, reported=reported)
+    space, evaluation = open_space(spaces, recipe).space, recipe.evaluation
+    if not isinstance(evaluation, EvaluationConfig):
+        return Arm(recipe=recipe, space=space, data=recipe.data.path, chosen_by={}, reported={})
+    data = _manifest(recipe.data.path)
+    chosen_by, reported = _divided(recipe, evaluation, data.splits["held_out"].rows)
+    return Arm(recipe=recipe, space=space, data=data.digest, chosen_by=chosen_by, reported=reported)
 
 
-def _divided(recipe: Recipe) -> tuple[dict[str, Any], dict[str, Any]]:
+def _divided(recipe: Recipe, evaluation: EvaluationConfig, rows: int) -> tuple[dict[str, Any], dict[str, Any]]:
     """The fields of `evaluation` that use the first half of the held-out data, and those that use the second."""
-    evaluation = recipe.evaluation
-    if not hasattr(evaluation, "skip_sequences"):
-        return {}, {}
     skipped, most = evaluation.skip_sequences, evaluation.max_sequences
-    rows = _held_out(recipe.data.path) - skipped
+    rows -= skipped
     used = min(rows, most) if most is not None else rows
     if used < 2:
         raise UserError(
@@ -199,13 +133,13 @@ def _divided(recipe: Recipe) -> tuple[dict[str, Any], dict[str, Any]]:
     )
 
 
-def _held_out(path: str) -> int:
+def _manifest(path: str) -> "Manifest":
     from lowland.trainers.data.store import manifest_of
 
-    split = manifest_of(path).splits.get("held_out")
-    if split is None or split.rows == 0:
+    manifest = manifest_of(path)
+    if "held_out" not in manifest.splits:
         raise DataError(f"{path}: nothing is held out; prepare with another --held-out")
-    return split.rows
+    return manifest
 
 
 def _seeds(recipes: Iterable[Recipe], number: int) -> tuple[int, ...]:
@@ -244,7 +178,7 @@ def _found(plan: Plan, parallel: int | None, *, resume: bool) -> Comparison:
     if there is None:
         if plan.folder.exists() and any(plan.folder.iterdir()):
             raise UserError(f"{plan.folder} holds something else than a comparison; choose another --name")
-        return Comparison(plan=plan, parallel=parallel)
+        return Comparison(plan=plan, parallel=parallel, comparison_id=uuid4().hex)
     if not resume:
         raise UserError(
             f"comparison {plan.name!r} exists ({there.status}); go on with it by --resume, or choose another --name"
