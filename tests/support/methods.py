@@ -11,7 +11,7 @@ from lowland.trainers.methods.base import Method, Outputs, Problem
 from lowland.trainers.methods.objective import Objective
 
 CLASSES, GROUPS, EXAMPLES = 4, 3, 24
-PROBLEM = Problem(classes=CLASSES, class_counts=(40, 20, 10, 5), groups=GROUPS, total_steps=10, seed=3)
+PROBLEM = Problem(classes=CLASSES, class_counts=(40, 20, 10, 5), groups=GROUPS, shape=(6,), seed=3)
 
 
 class Network(nn.Module):

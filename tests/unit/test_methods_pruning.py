@@ -62,7 +62,6 @@ def test_multiplications_by_hand():
     network = torch.nn.Sequential(
         torch.nn.Conv2d(2, 4, 3, padding=1, groups=2), torch.nn.Flatten(), torch.nn.Linear(4 * 25, 3)
     )
-    counted = Multiplications(network)
-    network(torch.zeros(7, 2, 5, 5))
+    counted = Multiplications(network, (2, 5, 5))
     assert counted.by_layer == {"0": 4 * 25 * 9, "2": 300}
     assert counted.at({"network.0.weight": 0.5, "other": 1.0}) == {"flops": 2400, "sparse_flops": 2400 - 900}

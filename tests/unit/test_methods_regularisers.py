@@ -160,7 +160,7 @@ def test_the_fixed_head_has_no_parameter_and_loss_zero_at_its_vectors():
 
 def test_a_fixed_head_needs_room():
     with pytest.raises(RecipeError, match="here are 20 classes and 8 features"):
-        FixedETF("dot_regression", 1.0).build(network(), Problem(20, (1,) * 20, 0, 10, 0))
+        FixedETF("dot_regression", 1.0).build(network(), Problem(20, (1,) * 20, 0, (6,), 0))
     with pytest.raises(RecipeError, match="Sequential has 0 linear layers"):
         classifier_of(nn.Sequential(nn.Linear(3, 2)), "fixed_etf")
 
@@ -188,7 +188,7 @@ def test_weight_balancing_trains_the_classifier_alone():
 
 
 def test_balancing_refuses_a_class_without_examples():
-    problem = Problem(CLASSES, (3, 0, 2, 1), 0, 10, 0)
+    problem = Problem(CLASSES, (3, 0, 2, 1), 0, (6,), 0)
     with pytest.raises(RecipeError, match="class 1 has none"):
         WeightBalancing(0.9, None, relative=False, train="all").build(network(), problem)
 
@@ -205,7 +205,7 @@ def test_rationales_by_hand():
     with torch.no_grad():
         model.fc.weight.copy_(torch.tensor([[1.0, 2.0], [0.0, -1.0]]))
     method = RationaleInvariance(1.0, momentum=0.25)
-    method.build(model, Problem(2, (1, 1), 0, 10, 0))
+    method.build(model, Problem(2, (1, 1), 0, (6,), 0))
     features = torch.tensor([[1.0, 1.0], [3.0, 1.0], [0.0, 2.0]])
     out = Outputs(model.fc(features), torch.eye(2)[[0, 0, 1]], torch.tensor([0, 0, 1]), torch.ones(3), features)
 
@@ -241,4 +241,4 @@ def test_a_bank_that_would_be_huge_is_refused():
             self.fc = nn.Linear(512, 1000)
 
     with pytest.raises(RecipeError, match=r"= 512000000 numbers are 1\.9 GiB"):
-        RationaleInvariance(1.0, 0.1).build(Wide(), Problem(1000, (1,) * 1000, 0, 10, 0))
+        RationaleInvariance(1.0, 0.1).build(Wide(), Problem(1000, (1,) * 1000, 0, (6,), 0))

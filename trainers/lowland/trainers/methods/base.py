@@ -37,6 +37,8 @@ class Outputs:
     """[B, d]: what the classifier was given."""
     groups: Tensor | None = None
     """int64 [B]: the environment or subgroup of each example; None if the data have none."""
+    rows: Tensor | None = None
+    """int64 [B]: which examples of the training set these are."""
 
 
 @dataclass(frozen=True)
@@ -64,7 +66,8 @@ class Problem:
     """Training examples of each class."""
     groups: int
     """Number of groups; 0 if the data have none."""
-    total_steps: int
+    shape: tuple[int, ...]
+    """Of what the network is given for one example."""
     seed: int
 
 
@@ -75,6 +78,8 @@ class Method:
     """
 
     name: str
+    of_features = False
+    """Whether `Outputs.features` are to be there."""
     of_batch = False
     """Whether `weights` or `penalty` are to be asked, which needs numbers of the whole global batch."""
 

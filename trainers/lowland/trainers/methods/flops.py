@@ -1,39 +1,47 @@
 """Multiplications of a network's convolutions and linear layers, for one example."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 Counted = nn.Conv1d | nn.Conv2d | nn.Conv3d | nn.Linear
 
 
 class Multiplications:
-    """Counts, in the network's first forward pass, what each layer multiplies for one example.
+    """What each layer multiplies for one example, counted in a forward pass in evaluation mode.
 
     A multiplication and its addition are 2 FLOPs.  What is not a convolution or a linear layer is left out, as is
     attention between tokens.
 
     Args:
-        network: whose layers are watched until they have run once.
+        network: on the CPU, whole.
+        shape: of an example.
     """
 
-    def __init__(self, network: nn.Module) -> None:
+    def __init__(self, network: nn.Module, shape: Sequence[int]) -> None:
         self.by_layer: dict[str, int] = {}
-        """Of each layer that has run, by name."""
-        for name, layer in network.named_modules():
-            if isinstance(layer, Counted):
-                self._watch(name, layer)
-
-    def _watch(self, name: str, layer: Counted) -> None:
-        def count(module: nn.Module, inputs: Any, output: Tensor) -> None:
-            # Output positions of an example, times the inputs of one output.
-            inputs_of_one = math.prod(weight_shape(module)[1:])
-            self.by_layer[name] = output[0].numel() * inputs_of_one
+        """Of each layer that runs, by name."""
+        handles = [
+            layer.register_forward_hook(self._count(name))
+            for name, layer in network.named_modules()
+            if isinstance(layer, Counted)
+        ]
+        training, dtype = network.training, next(network.parameters()).dtype
+        with torch.no_grad(), torch.compiler.set_stance("force_eager"):
+            network.eval()(torch.zeros(1, *shape, dtype=dtype))
+        network.train(training)
+        for handle in handles:
             handle.remove()
 
-        handle = layer.register_forward_hook(count)
+    def _count(self, name: str) -> Callable[[Any, Any, Tensor], None]:
+        def count(layer: Counted, inputs: Any, output: Tensor) -> None:
+            # Output positions of an example, times the inputs of one output.
+            self.by_layer[name] = output[0].numel() * math.prod(layer.weight.shape[1:])
+
+        return count
 
     def at(self, sparsity: Mapping[str, float]) -> dict[str, float]:
         """`flops` of the dense network, and `sparse_flops` if zeros in weights cost nothing.
@@ -48,9 +56,3 @@ class Multiplications:
             dense += 2 * count
             sparse += 2 * count * (1 - own)
         return {"flops": dense, "sparse_flops": sparse}
-
-
-def weight_shape(layer: nn.Module) -> tuple[int, ...]:
-    """The shape of a layer's weight, also where ZeRO stage 3 holds it in pieces."""
-    weight: Any = layer.weight
-    return tuple(getattr(weight, "ds_shape", weight.shape))

@@ -8,6 +8,10 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from lowland.trainers.engines import Engine
+from lowland.trainers.methods.base import Method, Outputs
+from lowland.trainers.world import World
+
 CIFAR10_PAIRS = (0, 1, 0, 5, 7, 3, 6, 7, 8, 1)
 """Where asymmetric noise takes each class of CIFAR-10: bird to airplane, cat to dog and back, deer to horse, truck to
 automobile; the others stay (Patrini et al., 2017)."""
@@ -88,3 +92,44 @@ def noise_report(logits: Tensor, noisy: Tensor, clean: Tensor) -> dict[str, floa
         "unchanged_correct": ~changed & (predicted == clean),
     }
     return {name: float(flags.sum()) for name, flags in sums.items()}
+
+
+class LabelNoise(Method):
+    """Counts how the model stands to the labels that were changed; the change itself is made in the data.
+
+    Args:
+        noisy: int64 [examples of the training set], the labels trained on.
+        clean: likewise the original ones.
+    """
+
+    name = "label_noise"
+
+    def __init__(self, noisy: Tensor, clean: Tensor) -> None:
+        self._noisy, self._clean = noisy, clean
+        self._sums: dict[str, float] = {}
+        self._world: World | None = None
+
+    def attach(self, engine: Engine, world: World) -> None:
+        """Notes over whom counts are added up."""
+        self._world = world
+
+    def extra(self, outputs: Outputs) -> None:
+        """Counts, and adds nothing."""
+        if outputs.rows is None or not torch.is_grad_enabled():
+            return
+        rows = outputs.rows.cpu()
+        found = noise_report(outputs.logits.detach().cpu(), self._noisy[rows], self._clean[rows])
+        self._sums = {name: self._sums.get(name, 0.0) + value for name, value in found.items()}
+
+    def metrics(self) -> dict[str, float]:
+        """Since the last call, of training examples: shares of changed and of unchanged labels; collective."""
+        assert self._world is not None
+        names = ("changed", "unchanged", "memorised", "corrected", "unchanged_correct")
+        values = dict(zip(names, self._world.sum([self._sums.get(name, 0.0) for name in names]), strict=True))
+        self._sums = {}
+        found: dict[str, float] = {}
+        if values["changed"]:
+            found |= {name: values[name] / values["changed"] for name in ("memorised", "corrected")}
+        if values["unchanged"]:
+            found["unchanged_accuracy"] = values["unchanged_correct"] / values["unchanged"]
+        return found

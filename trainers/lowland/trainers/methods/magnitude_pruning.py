@@ -104,7 +104,7 @@ class MagnitudePruning(Method):
                 f"methods: magnitude_pruning.kinds = {', '.join(sorted(self._kinds))}: the model has no trainable "
                 f"tensor of these kinds; it has: {held}"
             )
-        self._cost = Multiplications(network)
+        self._cost = Multiplications(network, problem.shape)
 
     def attach(self, engine: Engine, world: World) -> None:
         """Notes the tensors' names."""

@@ -47,18 +47,11 @@ class Objective:
 
     @contextmanager
     def collecting(self) -> Iterator[None]:
-        """Forward passes inside give their numbers and no gradients; those that follow are the same, in that order."""
+        """Forward passes inside give their numbers; those for gradients must follow in the same order."""
         self._collected = []
         yield
         rows, self._collected = torch.cat(self._collected), None
         self._ahead = self._gathered(rows, self._names)
-
-    @contextmanager
-    def using_collected(self) -> Iterator[None]:
-        """The gradients of the micro-batches that were collected."""
-        assert self._ahead is not None, "nothing was collected"
-        yield
-        self._ahead = None
 
     def __call__(self, outputs: Outputs) -> Tensor:
         """A sum over the micro-batch whose gradient is the objective's; its value is the sum of plain losses.
@@ -95,6 +88,7 @@ class Objective:
             return factors
         ahead = self._ahead or self._gathered(_rows(outputs, scalars), tuple(scalars))
         self._own = ahead.next(len(factors))
+        self._ahead = ahead if ahead.left else None
         return factors * self._own.weights.to(factors) + self._own.losses.to(factors)
 
     def _gathered(self, rows: Tensor, names: tuple[str, ...]) -> "_Ahead":
@@ -162,6 +156,11 @@ class _Ahead:
 
     all: _Own
     used: int = 0
+
+    @property
+    def left(self) -> int:
+        """Examples whose factors were not handed out yet."""
+        return len(self.all.weights) - self.used
 
     def next(self, count: int) -> _Own:
         """Those of the next examples."""

@@ -30,6 +30,7 @@ class RationaleInvariance(Method):
     """
 
     name = "rationale_invariance"
+    of_features = True
     of_batch = True
 
     def __init__(self, strength: float, momentum: float) -> None:

@@ -28,7 +28,7 @@ def class_balanced_weights(counts: Sequence[int], beta: float) -> Tensor:
         beta: in [0, 1]: 0 weighs all alike, 1 by the inverse of their number.
     """
     numbers = torch.tensor(counts, dtype=torch.float64)
-    weights: Tensor = 1 / numbers if beta == 1 else (1 - beta) / (1 - beta**numbers)
+    weights = 1 / numbers if beta == 1 else (1 - beta) / (1 - beta**numbers)
     scaled: Tensor = weights / weights.mean()
     return scaled
 
@@ -41,7 +41,8 @@ def norm_bound(weight: Tensor, share: float) -> float:
 
 def tau_normalized(weight: Tensor, tau: float) -> Tensor:
     """Rows w / |w|^tau (Kang et al., 2020): tau 0 leaves them, tau 1 makes all norms 1."""
-    return weight / weight.norm(dim=1, keepdim=True) ** tau
+    scaled: Tensor = weight / weight.norm(dim=1, keepdim=True) ** tau
+    return scaled
 
 
 @torch.no_grad()

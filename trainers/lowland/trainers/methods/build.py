@@ -1,0 +1,208 @@
+"""From a recipe's `methods` to the methods."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from torch import Tensor
+
+from lowland.trainers.errors import RecipeError
+from lowland.trainers.methods.base import Method
+from lowland.trainers.methods.ceag import CEAG, AccuracyWindow
+from lowland.trainers.methods.constraints import Constraint, Constraints, Part, batch_constraint
+from lowland.trainers.methods.etf import FixedETF
+from lowland.trainers.methods.igb import IGB
+from lowland.trainers.methods.irm import IRM
+from lowland.trainers.methods.label_noise import (
+    CIFAR10_PAIRS,
+    LabelNoise,
+    asymmetric_noise,
+    next_class,
+    symmetric_noise,
+)
+from lowland.trainers.methods.magnitude_pruning import MagnitudePruning, gradual_rounds, iterative_rounds
+from lowland.trainers.methods.multipliers import Multipliers
+from lowland.trainers.methods.rationale import RationaleInvariance
+from lowland.trainers.methods.spectral_decoupling import SpectralDecoupling
+from lowland.trainers.methods.spectral_risk import SpectralRisk
+from lowland.trainers.methods.vrex import VREx
+from lowland.trainers.methods.weight_balancing import WeightBalancing
+from lowland.trainers.recipe import methods as recipes
+from lowland.trainers.recipe.amounts import Amount
+
+
+@dataclass(frozen=True)
+class Setting:
+    """What is known of the training and its data."""
+
+    classes: tuple[str, ...]
+    groups: tuple[str, ...]
+    labels: Tensor
+    """int64 [examples], those trained on."""
+    clean_labels: Tensor
+    """int64 [examples], before label noise."""
+    total_steps: int
+    steps_per_epoch: float
+
+    def steps(self, amount: Amount) -> int:
+        """A point of the training in steps."""
+        return amount.in_steps(tokens_per_step=0, steps_per_epoch=self.steps_per_epoch, total_steps=self.total_steps)
+
+    def number(self, place: str, names: tuple[str, ...], value: int | str | None) -> int | None:
+        """The number of a class or group that is given by name, or else by its place from 0."""
+        if value is None:
+            return None
+        if str(value) in names:
+            return names.index(str(value))
+        if isinstance(value, int) and 0 <= value < len(names):
+            return value
+        shown = ", ".join(names[:5]) + (" ..." if len(names) > 5 else "")
+        raise RecipeError(f"{place} = {value}: the data have {len(names)}: {shown}; give a number from 0, or a name")
+
+
+def relabelled(configs: Sequence[recipes.MethodSection], labels: Tensor, classes: int) -> Tensor:
+    """The labels to train on: with the recipe's noise, or as they are.
+
+    Raises:
+        RecipeError: the noise is of other classes.
+    """
+    noise = next((one for one in configs if isinstance(one, recipes.LabelNoiseConfig)), None)
+    if noise is None:
+        return labels
+    if noise.kind == "symmetric":
+        return symmetric_noise(labels, classes, noise.rate, noise.seed, own_too=noise.own_too)
+    target = noise.target
+    if target == "next":
+        target = next_class(classes)
+    elif target == "cifar10":
+        target = CIFAR10_PAIRS
+    if len(target) != classes or max(target) >= classes:
+        raise RecipeError(
+            f"methods: label_noise.target = {noise.target}: is of {max(len(target), max(target) + 1)} classes, the "
+            f"data have {classes}; give a class for each"
+        )
+    return asymmetric_noise(labels, target, noise.rate, noise.seed)
+
+
+def build_methods(configs: Sequence[recipes.MethodSection], setting: Setting) -> list[Method]:
+    """The methods, in the order of the recipe.
+
+    Raises:
+        RecipeError: one does not go with the data or the length of the training.
+    """
+    return [_MAKERS[type(config)](config, setting) for config in configs]
+
+
+def _multipliers(config: recipes.MultipliersConfig, inequality: list[bool]) -> Multipliers:
+    fields = {name: getattr(config, name) for name in type(config).model_fields if name != "name"}
+    return Multipliers(inequality, optimizer="adam" if config.name == "adam" else "nupi", **fields)
+
+
+def _constraints(config: recipes.ConstraintsConfig, setting: Setting) -> Method:
+    made = [_constraint(index, one, setting) for index, one in enumerate(config.subject_to)]
+    chances = [
+        setting.number("methods: constraints.subject_to.of_class", setting.classes, one.of_class)
+        for one in config.subject_to
+    ]
+    multipliers = _multipliers(config.multipliers, [one.sense != "equals" for one in made])
+    start = setting.steps(config.start)
+    return Constraints(made, multipliers, start=start, chances=[one for one in chances if one is not None])
+
+
+def _constraint(index: int, config: recipes.ConstraintConfig, setting: Setting) -> Constraint:
+    place = f"methods: constraints.subject_to.{index}"
+    group = setting.number(f"{place}.group", setting.groups, config.group)
+    label = setting.number(f"{place}.label", setting.classes, config.label)
+    of_class = setting.number(f"{place}.of_class", setting.classes, config.of_class)
+    for sense in ("at_most", "at_least", "equals"):
+        bound = getattr(config, sense)
+        if bound is not None:
+            return batch_constraint(
+                f"{index}_{config.metric}",
+                config.metric,
+                sense,
+                bound,
+                part=Part(group, label),
+                of_class=of_class or 0,
+                less_all=config.less_all,
+            )
+    raise AssertionError("a constraint has a bound")
+
+
+def _ceag(config: recipes.CEAGConfig, setting: Setting) -> Method:
+    groups, dense = len(setting.groups), config.dense_accuracy
+    if dense is not None and len(dense) != groups:
+        raise RecipeError(
+            f"methods: ceag.dense_accuracy: {len(dense)} are given, the data have {groups} groups "
+            f"({', '.join(setting.groups[:5])}); give one for each, or none"
+        )
+    multipliers = _multipliers(config.multipliers, [True] * groups)
+    window = AccuracyWindow(groups, config.window)
+    return CEAG(config.tolerance, multipliers, window, dense=dense, start=setting.steps(config.start))
+
+
+def _pruning(config: recipes.MagnitudePruningConfig, setting: Setting) -> Method:
+    dense, total = setting.steps(config.dense), setting.total_steps
+    end = total if config.end is None else setting.steps(config.end)
+    early = setting.steps(config.rewind_to)
+    if not 1 <= dense <= end <= total or (config.end is None and end - dense < config.rounds):
+        raise RecipeError(
+            f"methods: magnitude_pruning: {config.rounds} rounds do not fit from dense: {config.dense} (step {dense}) "
+            f"and step {end} of {total}; the first is at least step 1, and each round a step: lower dense or rounds"
+        )
+    if config.rewind == "weights" and not 1 <= early <= dense:
+        raise RecipeError(
+            f"methods: magnitude_pruning.rewind_to = {config.rewind_to}: is step {early}, which must be at least 1 and "
+            f"not after the first pruning, step {dense}"
+        )
+    if config.shape == "gradual":
+        rounds = gradual_rounds(config.sparsity, config.rounds, dense=dense, end=end)
+    else:
+        rounds = iterative_rounds(config.sparsity, config.rounds, dense=dense, total=total)
+    return MagnitudePruning(rounds, scope=config.scope, kinds=config.kinds, rewind=config.rewind, rewind_to=early)
+
+
+def _weight_balancing(config: recipes.WeightBalancingConfig, setting: Setting) -> Method:
+    relative = config.max_norm_share is not None
+    bound = config.max_norm_share if relative else config.max_norm
+    return WeightBalancing(config.beta, bound, relative=relative, train=config.train)
+
+
+def _spectral_decoupling(config: recipes.SpectralDecouplingConfig, setting: Setting) -> Method:
+    center = config.center
+    if isinstance(center, tuple) and len(center) != len(setting.classes):
+        raise RecipeError(
+            f"methods: spectral_decoupling.center: {len(center)} numbers are given, the data have "
+            f"{len(setting.classes)} classes; give one for each, or one for all"
+        )
+    return SpectralDecoupling(config.strength, center)
+
+
+def _igb(config: recipes.IGBConfig, setting: Setting) -> Method:
+    start, end = setting.steps(config.base_start), setting.steps(config.base_end)
+    if start >= end:
+        raise RecipeError(
+            f"methods: igb: base_start: {config.base_start} (step {start}) must be before base_end: {config.base_end} "
+            f"(step {end})"
+        )
+    return IGB(len(setting.groups), start, end)
+
+
+def _label_noise(config: recipes.LabelNoiseConfig, setting: Setting) -> Method:
+    return LabelNoise(setting.labels, setting.clean_labels)
+
+
+_MAKERS: dict[type[recipes.MethodSection], Callable[[Any, Setting], Method]] = {
+    recipes.SpectralDecouplingConfig: _spectral_decoupling,
+    recipes.VRExConfig: lambda c, s: VREx(c.strength, s.steps(c.start)),
+    recipes.IRMConfig: lambda c, s: IRM(c.strength, s.steps(c.start), c.unbiased),
+    recipes.FixedETFConfig: lambda c, s: FixedETF(c.loss, c.scale),
+    recipes.WeightBalancingConfig: _weight_balancing,
+    recipes.SpectralRiskConfig: lambda c, s: SpectralRisk(c.spectrum, c.parameter, c.nu),
+    recipes.RationaleInvarianceConfig: lambda c, s: RationaleInvariance(c.strength, c.momentum),
+    recipes.LabelNoiseConfig: _label_noise,
+    recipes.ConstraintsConfig: _constraints,
+    recipes.CEAGConfig: _ceag,
+    recipes.MagnitudePruningConfig: _pruning,
+    recipes.IGBConfig: _igb,
+}

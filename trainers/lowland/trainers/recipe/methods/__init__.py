@@ -1,0 +1,69 @@
+"""The training methods of recipes, one model each; `name` tells them apart.
+
+A new method is a class here, in the union below, and a line in `lowland.trainers.methods.build`.
+"""
+
+from typing import Annotated
+
+from pydantic import Field
+
+from lowland.trainers.recipe.methods.base import MethodSection
+from lowland.trainers.recipe.methods.constraints import (
+    AdamAscentConfig,
+    AscentConfig,
+    CEAGConfig,
+    ConstraintConfig,
+    ConstraintsConfig,
+    MultipliersConfig,
+    NuPIConfig,
+)
+from lowland.trainers.recipe.methods.labels import LabelNoiseConfig
+from lowland.trainers.recipe.methods.losses import IGBConfig
+from lowland.trainers.recipe.methods.pruning import MagnitudePruningConfig
+from lowland.trainers.recipe.methods.robustness import (
+    FixedETFConfig,
+    IRMConfig,
+    RationaleInvarianceConfig,
+    SpectralDecouplingConfig,
+    SpectralRiskConfig,
+    VRExConfig,
+    WeightBalancingConfig,
+)
+
+__all__ = [
+    "AdamAscentConfig",
+    "AscentConfig",
+    "CEAGConfig",
+    "ConstraintConfig",
+    "ConstraintsConfig",
+    "FixedETFConfig",
+    "IGBConfig",
+    "IRMConfig",
+    "LabelNoiseConfig",
+    "MagnitudePruningConfig",
+    "MethodConfig",
+    "MethodSection",
+    "MultipliersConfig",
+    "NuPIConfig",
+    "RationaleInvarianceConfig",
+    "SpectralDecouplingConfig",
+    "SpectralRiskConfig",
+    "VRExConfig",
+    "WeightBalancingConfig",
+]
+
+MethodConfig = Annotated[
+    SpectralDecouplingConfig
+    | VRExConfig
+    | IRMConfig
+    | FixedETFConfig
+    | WeightBalancingConfig
+    | SpectralRiskConfig
+    | RationaleInvarianceConfig
+    | LabelNoiseConfig
+    | ConstraintsConfig
+    | CEAGConfig
+    | MagnitudePruningConfig
+    | IGBConfig,
+    Field(discriminator="name"),
+]

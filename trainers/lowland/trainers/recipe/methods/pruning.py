@@ -1,0 +1,46 @@
+"""Methods that make a network smaller."""
+
+from typing import Annotated, Literal
+
+from pydantic import Field, model_validator
+
+from lowland.trainers.recipe.amounts import Amount
+from lowland.trainers.recipe.methods.base import MethodSection, Point
+from lowland.trainers.recipe.optimizers.mixed import Kind
+
+
+class MagnitudePruningConfig(MethodSection):
+    """The smallest weights become 0 and stay so: at once, in rounds with rewinding, or gradually."""
+
+    name: Literal["magnitude_pruning"]
+    """Magnitude pruning."""
+    sparsity: Annotated[float, Field(ge=0, lt=1)]
+    """Share of prunable weights that are 0 at the end; 0 is plain training."""
+    dense: Point = Amount(50, "%")
+    """Point of the first pruning, at least one step."""
+    rounds: Annotated[int, Field(ge=1)] = 1
+    """Prunings; one is one-shot."""
+    shape: Literal["iterative", "gradual"] = "iterative"
+    """Each round takes the same share of what is left, until the end; or a cubic curve that ends at `end`."""
+    end: Point | None = None
+    """gradual: point of the last pruning."""
+    scope: Literal["global", "tensor"] = "global"
+    """Over what sizes are compared."""
+    kinds: Annotated[tuple[Kind, ...], Field(min_length=1)] = ("matrices", "tensors")
+    """Kinds of tensors that are pruned."""
+    rewind: Literal["none", "learning_rate", "weights"] = "none"
+    """After each round begin the schedule anew, and with `weights` also go back to early weights."""
+    rewind_to: Point = Amount(1, "steps")
+    """weights: point of the training that weights go back to, at least one step."""
+
+    @model_validator(mode="after")
+    def _of_shape(self) -> "MagnitudePruningConfig":
+        if (self.end is not None) != (self.shape == "gradual"):
+            raise ValueError("end is needed by shape: gradual, and by no other")
+        if self.shape == "gradual" and self.rewind != "none":
+            raise ValueError(
+                f"rewind: {self.rewind} goes with shape: iterative, whose rounds are trainings of their own"
+            )
+        if "rewind_to" in self.model_fields_set and self.rewind != "weights":
+            raise ValueError("rewind_to is of rewind: weights; remove it")
+        return self
