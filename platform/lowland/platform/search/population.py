@@ -74,7 +74,9 @@ class Population:
         return "pause"
 
     def resume(self, trials: Sequence[TrialView]) -> Segment | Fork | None:
-        """Who goes on, or is copied; those behind first."""
+        """Who goes on, or is copied; those behind first, and nobody before all have begun."""
+        if len(self._members(trials, self.first)) < self.size:
+            return None
         for level, end in pairwise(self.levels):
             if (chosen := self._at(trials, level, end)) is not None:
                 return chosen
@@ -109,6 +111,10 @@ class Population:
 
     def _standing(self, trials: Sequence[TrialView], level: int) -> dict[int, float]:
         """By number, the values of the members that came to an interval's end; infinite for those that are lost."""
-        members = [t for t in trials if t.begun_at < level <= t.target and not t.refused and not t.source]
+        members = self._members(trials, level)
         lost = {t.number: math.inf for t in members if t.status == "failed"}
         return lost | {t.number: t.curve[level] for t in members if level in t.curve}
+
+    def _members(self, trials: Sequence[TrialView], level: int) -> list[TrialView]:
+        """Those whose training comes, or came, from before an interval's end to it."""
+        return [t for t in trials if t.begun_at < level <= t.target and not t.refused and not t.source]
