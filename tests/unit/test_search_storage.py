@@ -9,6 +9,7 @@ from typer.testing import CliRunner
 
 from lowland.platform import cli
 from lowland.platform.recipe import load_recipe
+from lowland.platform.recipe.dump import dump, flatten
 from lowland.platform.search.policies import Promotion
 from lowland.platform.search.results import read_study
 from lowland.platform.search.setting import TICKS, Setting, read_setting
@@ -16,6 +17,7 @@ from lowland.platform.search.simulate import simulate
 from lowland.platform.search.start import begin, open_study
 from lowland.platform.search.storage import database_of, location, open_storage, storage_at
 from lowland.platform.search.study import Study
+from lowland.platform.tracking.store import resolve_uri
 from lowland.platform.urls import redact, whole, without_secrets
 from lowland.trainers.errors import UserError
 
@@ -163,6 +165,24 @@ def test_passwords_are_nowhere(tmp_path, monkeypatch):
     monkeypatch.setenv("LOWLAND_DATABASE", SECRET.replace("studies", "others"))
     with pytest.raises(UserError, match="set LOWLAND_DATABASE"):
         open_storage(again)
+
+
+def test_the_password_of_the_tracking_store_is_nowhere_either(tmp_path, monkeypatch):
+    """Not in the recipes, records and settings that runs leave; it comes back from the environment."""
+    uri = "http://me:s3cret@127.0.0.1:1"
+    recipe = load_recipe(write_recipe(tmp_path), [f"tracking.uri={uri}", f"storage={tmp_path / 'runs'}"])
+    setting = begin(recipe, ["adamw"], trials=1)
+    setting.write()
+    assert resolve_uri(recipe.tracking, recipe.storage) == uri
+    kept = [dump(recipe), str(flatten(recipe)), recipe.model_dump_json(), (setting.folder / "search.json").read_text()]
+    for text in kept:
+        assert "s3cret" not in text
+        assert "http://me:***@127.0.0.1:1" in text
+    again = read_setting(str(tmp_path / "runs"), "small").recipe
+    with pytest.raises(UserError, match="set MLFLOW_TRACKING_URI to http://me:"):
+        resolve_uri(again.tracking, again.storage)
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
+    assert resolve_uri(again.tracking, again.storage) == uri
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,8 @@ from rich.table import Table
 
 from lowland.platform.progress import SummaryRow, summary_table
 from lowland.platform.runs import RECIPE, RunFolder, RunRecord, existing_run
-from lowland.trainers.errors import DataError
+from lowland.platform.urls import whole
+from lowland.trainers.errors import DataError, UserError
 
 if TYPE_CHECKING:
     from lowland.trainers.checkpoints import CheckpointManifest, CheckpointStore
@@ -97,6 +98,8 @@ def _reached(folder: RunFolder, record: RunRecord, console: Console) -> SummaryR
         metrics.get("eval/bits_per_byte"),
         metrics.get("perf/tokens_per_second"),
         checkpoints[-1].state.seconds if checkpoints else None,
+        metrics.get("eval/accuracy"),
+        metrics.get("perf/samples_per_second"),
     )
 
 
@@ -128,7 +131,7 @@ def _checkpoints(store: "CheckpointStore", console: Console) -> "list[Checkpoint
 
 def _tracked_metrics(record: RunRecord) -> Mapping[str, float] | None:
     """The latest metrics in MLflow; None if the run has none there or the store does not answer."""
-    from lowland.platform.tracking.store import connect, sqlite_path
+    from lowland.platform.tracking.store import VARIABLE, connect, sqlite_path
 
     uri, run_id = record.tracking_uri, record.mlflow_run_id
     if uri is None or run_id is None:
@@ -139,8 +142,8 @@ def _tracked_metrics(record: RunRecord) -> Mapping[str, float] | None:
     from mlflow.exceptions import MlflowException
 
     try:
-        metrics = connect(uri).get_run(run_id).data.metrics
-    except MlflowException:
+        metrics = connect(whole(uri, VARIABLE)).get_run(run_id).data.metrics
+    except (MlflowException, UserError):
         return None
     return {name: value for name, value in metrics.items() if not name.startswith("system/")}
 

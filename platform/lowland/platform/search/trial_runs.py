@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Any, Literal
 
-from lowland.platform.recipe import Recipe
+from lowland.platform.recipe import Recipe, read_recipe
 from lowland.platform.recipe.dump import dump, flatten
 from lowland.platform.runs import RECIPE, RunFolder, RunRecord
 from lowland.platform.search.forks import fork_checkpoint, newest_step
@@ -11,6 +11,7 @@ from lowland.platform.search.jobs import Job, Outcome, Resources
 from lowland.platform.search.space import BoundSpace
 from lowland.platform.search.trials import Origin, Segment
 from lowland.platform.tracking.run import TrackedRun, find_runs
+from lowland.platform.urls import redact
 
 Fate = Literal["goes on", "paused", "finished", "stopped", "failed", "interrupted"]
 """What becomes of a trial when a segment has ended."""
@@ -46,7 +47,7 @@ class TrialRuns:
         checkpoints = {**data.get("checkpoints", {}), "export": False}
         place = {"name": _name(number), "storage": self._storage}
         tracking = {**data.get("tracking", {}), "uri": self._uri}
-        return Recipe.model_validate({**data, **place, "checkpoints": checkpoints, "tracking": tracking})
+        return read_recipe({**data, **place, "checkpoints": checkpoints, "tracking": tracking})
 
     def begin(self, segment: Segment, parameters: Mapping[str, Any], origin: Origin | None) -> Job:
         """The job that trains a segment; the trial's run is made or continued.
@@ -128,7 +129,7 @@ class TrialRuns:
         tracked = self._track(number, f"{self._space.base.name}/{recipe.name}", self._origin_tags(origin))
         tracked.log_recipe(recipe, 1)
         record = RunRecord.new(recipe.name, flatten(recipe)).with_(
-            tracking_uri=recipe.tracking.uri, experiment=recipe.tracking.experiment, mlflow_run_id=tracked.run_id
+            tracking_uri=redact(self._uri), experiment=recipe.tracking.experiment, mlflow_run_id=tracked.run_id
         )
         folder.write(record)
         return folder, record, tracked

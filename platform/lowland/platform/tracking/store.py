@@ -7,12 +7,13 @@ from urllib.parse import urlsplit
 
 from lowland.platform.recipe import TrackingConfig
 from lowland.platform.runs import open_filesystem
-from lowland.platform.urls import redact
+from lowland.platform.urls import redact, whole
 from lowland.trainers.errors import UserError
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
 
+VARIABLE = "MLFLOW_TRACKING_URI"
 DATABASE = "mlflow.db"
 ARTIFACTS = "mlartifacts"
 PROBE_SECONDS = 5
@@ -49,11 +50,11 @@ def resolve_uri(tracking: TrackingConfig, storage: str) -> str:
     Relative SQLite paths become absolute, since workers may run in another folder.
 
     Raises:
-        UserError: the URI is of a kind that MLflow or workers cannot use, or there is none and the storage is no
-            local folder.
+        UserError: the URI is of a kind that MLflow or workers cannot use, its password is not known, or there is none
+            and the storage is no local folder.
     """
-    uri = tracking.uri or os.environ.get("MLFLOW_TRACKING_URI")
-    return _absolute(uri) if uri else sqlite_uri(storage)
+    uri = tracking.uri or os.environ.get(VARIABLE)
+    return _absolute(whole(uri, VARIABLE)) if uri else sqlite_uri(storage)
 
 
 def sqlite_uri(storage: str) -> str:
