@@ -276,3 +276,32 @@ def test_a_chain_of_warm_starts_takes_each_training_once(tmp_path, old):
     assert "skipped of study second, it comes from study old, trial 0: name that too: trial 0" in third.warm_start
     both = start(tmp_path, "third", warm_start=["second", "old"])
     assert len(both.earlier) == len(study.trials())
+
+
+WIDE = "model={config: {model_type: llama, max_position_embeddings: 64, hidden_size: 64}}"
+
+
+def test_a_rate_that_is_known_elsewhere_is_moved_here(tmp_path):
+    """A quarter of the width: muP's rule quadruples AdamW's rate; the search says so."""
+    setting = read_back(start(tmp_path, "new", WIDE, known_lr="2e-3@width=256"))
+    (moved,) = setting.bound().moved()
+    assert setting.bound().priors()[RATE].centre == pytest.approx(8e-3)
+    assert moved.startswith(f"prior of {RATE}: 0.002 is known at width 256, here 64: 0.008 with confidence 0.")
+    assert moved in notes(setting, 1)
+    with pytest.raises(UserError, match=r"the recipe's own width cannot be told"):
+        start(tmp_path, "other", known_lr="2e-3@width=256")
+    for wrong in ("2e-3", "2e-3@", "2e-3@depth=3", "fast@width=3", "2e-3@width", "2e-3@width=-1"):
+        with pytest.raises(UserError, match=r"--known-lr .*: write the rate and at least one of"):
+            start(tmp_path, "other", WIDE, known_lr=wrong)
+    with pytest.raises(UserError, match=r"in alternatives: lion/optimizer\.lr, adamw/optimizer\.lr"):
+        start(tmp_path, "other", WIDE, space=BRANCHES, known_lr="2e-3@width=256")
+
+
+def test_what_has_no_checkpoints_and_one_metric_is_no_trial_of_such_searches(tmp_path, old):
+    for given in (
+        {"constraints": ["eval/loss <= 3"]},
+        {"policy": "pbt"},
+        {"metric": ["eval/loss", "gpu-hours"], "sampler": "tpe"},
+    ):
+        with pytest.raises(UserError, match="they can be no trials"):
+            start(tmp_path, "new", warm_start=["old"], **given)

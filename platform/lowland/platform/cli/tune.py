@@ -71,6 +71,17 @@ def command(
             rich_help_panel="Search",
         ),
     ] = False,
+    known_lr: Annotated[
+        str | None,
+        typer.Option(
+            "--known-lr",
+            metavar="2e-3@width=256,tokens=1e9",
+            help="A learning rate that was good for another width, batch (tokens a step) or number of tokens: rules "
+            "move it to this recipe, and it is where to look first.",
+            rich_help_panel="Search",
+            show_default=False,
+        ),
+    ] = None,
     price: Annotated[
         str | None,
         typer.Option(
@@ -150,5 +161,6 @@ def command(
             price=price,
             warm_start=warm_start or [],
             related=related,
+            known_lr=known_lr,
         )
     raise typer.Exit(tune(setting, address=address, console=output()).exit_code)

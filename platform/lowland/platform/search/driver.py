@@ -233,6 +233,7 @@ def notes(setting: Setting, parallel: int) -> list[str]:
     where = f", trials in {location(setting)}" if setting.database else ""
     lines = [f"study {setting.name!r} in {setting.folder}{where}: {parallel} trials at a time"]
     lines += [f"warm start: {line}" for line in setting.warm_start]
+    lines += setting.bound().moved()
     lines += notes_on_choices(setting)
     schedule = setting.recipe.schedule.name
     if schedule in TIED and setting.policy != "none":

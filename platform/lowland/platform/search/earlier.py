@@ -22,6 +22,8 @@ from lowland.search_spaces import Prior, Space
 from lowland.trainers.data.manifest import Manifest
 from lowland.trainers.errors import DataError, RecipeError, UserError
 
+RATE = "optimizer.lr"
+
 
 def warmed(setting: Setting, sources: Sequence[str], *, related: bool) -> Setting:
     """A search that begins with what earlier trainings told.
@@ -38,6 +40,11 @@ def warmed(setting: Setting, sources: Sequence[str], *, related: bool) -> Settin
     if related and setting.sampler not in AIMS:
         raise UserError(
             f"--related gives priors, which --sampler {setting.sampler} does not use; {', '.join(AIMS)} use them"
+        )
+    if not related and (setting.others or setting.constraints or setting.policy == "pbt"):
+        raise UserError(
+            "--warm-start: earlier trainings are known by one metric and have no checkpoints to go on from: they can "
+            "be no trials of a search with several metrics, with constraints or with --policy pbt"
         )
     found = {source: recorded(source, setting) for source in sources}
     space = setting.bound()
@@ -81,6 +88,35 @@ def _believing(setting: Setting, space: BoundSpace, found: Mapping[str, Sequence
 
 def _some(lines: Sequence[str], most: int = 12) -> str:
     return "\n".join([*lines[:most], *(["..."] if len(lines) > most else [])])
+
+
+def with_known_rate(space: Space, text: str) -> Space:
+    """The space with a learning rate that is known for another training as the prior of its own.
+
+    Args:
+        space: has the parameter `optimizer.lr`.
+        text: the rate and what is known of the training, as `2e-3@width=256,batch=65536,tokens=1e9`.
+
+    Raises:
+        UserError: it reads otherwise, or the space has no such parameter.
+    """
+    rate, _, places = text.partition("@")
+    try:
+        given = dict(place.split("=", 1) for place in places.split(",") if place)
+        known = {"centre": float(rate), "known_at": {name.strip(): float(value) for name, value in given.items()}}
+        prior = Prior.model_validate(known)
+    except ValueError:
+        raise UserError(
+            f"--known-lr {text}: write the rate and at least one of width (hidden size), batch (tokens a step) and "
+            "tokens (of the whole training), as 2e-3@width=256,tokens=1e9"
+        ) from None
+    if RATE not in {entry.name for entry in space.entries()}:
+        names = ", ".join(entry.name for entry in space.entries() if entry.key == RATE) or "none"
+        raise UserError(
+            f"--known-lr {text}: the space has no parameter {RATE} of its own; in alternatives: {names}. Write it as "
+            "the prior of one of these into a space file"
+        )
+    return with_priors(space, {RATE: prior})
 
 
 def with_priors(space: Space, priors: Mapping[str, Prior]) -> Space:

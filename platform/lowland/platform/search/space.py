@@ -9,17 +9,18 @@ import optuna
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
 from pydantic import ValidationError
 
-from lowland.platform.recipe import Recipe
-from lowland.platform.recipe.checks import Conflict, find_conflicts
+from lowland.platform.recipe import Recipe, read_recipe
+from lowland.platform.recipe.checks import find_conflicts
+from lowland.platform.recipe.conflict import Conflict
 from lowland.platform.recipe.document import Document
 from lowland.platform.recipe.mistakes import Mistake, Value, recipe_error
 from lowland.platform.recipe.translate import translate
 from lowland.platform.search.auto import auto
-from lowland.platform.search.changes import SCHEMA, changed
+from lowland.platform.search.changes import changed, schema_for
 from lowland.platform.search.numbers import numbers
 from lowland.platform.search.space_checks import find_mistakes
 from lowland.platform.search.space_files import SpaceFile, merge, read_space
-from lowland.platform.search.transfer import transferred
+from lowland.platform.search.transfer import told, transferred
 from lowland.search_spaces import Branch, Choice, Entry, Fixed, FloatRange, IntegerRange, Prior, Space
 
 
@@ -118,12 +119,16 @@ class BoundSpace:
         """What is believed beforehand, by parameter; learning rates that are known elsewhere moved to the recipe."""
         return dict(self._priors)
 
+    def moved(self) -> list[str]:
+        """A line for every learning rate that is known elsewhere and was moved to the recipe."""
+        return list(told(self._entries, self._priors, self.base))
+
     def _try(self, parameters: Mapping[str, Any]) -> tuple[Recipe | None, list[Mistake]]:
         data = changed(self.base, self.recipe(parameters))
         try:
-            recipe = Recipe.model_validate(data)
+            recipe = read_recipe(data)
         except ValidationError as error:
-            return None, translate(error, Document(data), SCHEMA)
+            return None, translate(error, Document(data), schema_for(data))
         new = [c for c in find_conflicts(dict(recipe)) if _mark(c) not in self._known]
         return recipe, [Mistake("", c.path, c.text, Value(c.value)) for c in new]
 

@@ -7,9 +7,11 @@ from typing import TYPE_CHECKING
 from lowland.platform.recipe import Recipe
 from lowland.platform.search.ledger import Budget, Price
 from lowland.platform.search.setting import JOURNAL, SETTING, TICKS, Setting, existing_study, read_setting
+from lowland.platform.search.space_files import SpaceFile
 from lowland.platform.search.storage import database_of, location, open_storage
 from lowland.platform.tracking.store import resolve_uri
 from lowland.platform.urls import redact
+from lowland.search_spaces import Space
 from lowland.trainers.errors import UserError
 
 if TYPE_CHECKING:
@@ -36,6 +38,7 @@ def begin(
     price: str | None = None,
     warm_start: Sequence[str] = (),
     related: bool = False,
+    known_lr: str | None = None,
     constraints: Sequence[str] = (),
     intervals: int = 8,
     perturb: Sequence[str] = (),
@@ -58,6 +61,7 @@ def begin(
         price: of a GPU-hour, for example `2.5usd`; of a CPU-hour if trainings hold no GPUs.
         warm_start: earlier studies and MLflow runs, see `lowland.platform.search.earlier`.
         related: whether these are of another task, and tell where to look, rather than of this one.
+        known_lr: a rate that is known for another training, see `lowland.platform.search.earlier.with_known_rate`.
         constraints: bounds that trials must keep, as `perf/gpu_memory_gib <= 70`.
         intervals: of a training, with policy `pbt`, whose population `trials` is.
         perturb: the parameters that copies change, with policy `pbt`; none is all that may change.
@@ -81,7 +85,7 @@ def begin(
         Budget.parse(budget, prices)
     setting = Setting(
         recipe=recipe,
-        space=open_space(spaces, recipe).space,
+        space=open_space(spaces, recipe).space if known_lr is None else _informed(spaces, recipe, known_lr),
         metric=first.metric,
         direction=first.direction,
         trials=trials,
@@ -110,6 +114,14 @@ def begin(
     if database is not None:
         _refuse_if_taken(setting)
     return setting
+
+
+def _informed(spaces: Sequence[str], recipe: Recipe, known_lr: str) -> Space:
+    from lowland.platform.search.earlier import with_known_rate
+    from lowland.platform.search.space import BoundSpace, open_space
+
+    space = with_known_rate(open_space(spaces, recipe).space, known_lr)
+    return BoundSpace(SpaceFile(space, "--known-lr"), recipe).space
 
 
 def _refuse_if_taken(setting: Setting) -> None:

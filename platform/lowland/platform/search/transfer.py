@@ -1,9 +1,9 @@
 """Priors of learning rates that are known for another training, moved to the recipe's."""
 
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 
-from lowland.platform.recipe import Recipe
+from lowland.platform.recipe import CausalLMRecipe, Recipe
 from lowland.platform.recipe.local_files import model_config, read_manifest
 from lowland.platform.recipe.mistakes import Mistake, recipe_error
 from lowland.platform.search.changes import changed
@@ -20,8 +20,10 @@ PLAIN = ("sgd", "tam", "schedule_free_sgd")
 
 def setting(recipe: Recipe) -> dict[str, float]:
     """What the rules ask of a training: `width`, `batch` and `tokens`, as far as the recipe and its files say."""
-    config, manifest = model_config(recipe.model), read_manifest(recipe.data)
     found = dict[str, float]()
+    if not isinstance(recipe, CausalLMRecipe):
+        return found  # the rules are of language models
+    config, manifest = model_config(recipe.model), read_manifest(recipe.data)
     if width := next((config[name] for name in WIDTHS if isinstance(config.get(name), int)), 0):
         found["width"] = width
     if recipe.length.unit == "tokens" and recipe.length.value:
@@ -58,6 +60,20 @@ def transferred(entries: Iterable[Entry], recipe: Recipe, file: SpaceFile) -> di
     if mistakes:
         raise recipe_error(mistakes)
     return priors
+
+
+def told(entries: Iterable[Entry], priors: Mapping[str, Prior], recipe: Recipe) -> Iterator[str]:
+    """A line for every rate that was moved: from where, and to what."""
+    there = setting(recipe)
+    for entry in entries:
+        prior = None if isinstance(entry.parameter, Fixed) else entry.parameter.prior
+        if prior is not None and prior.known_at is not None:
+            moved = priors[entry.name]
+            places = [f"{name} {value:g}, here {there[name]:g}" for name, value in prior.known_at.given.items()]
+            yield (
+                f"prior of {entry.name}: {prior.centre:g} is known at {'; '.join(places)}: "
+                f"{moved.centre:.4g} with confidence {moved.confidence:.2f}"
+            )
 
 
 def _wrong(entry: Entry, prior: Prior, there: dict[str, float], file: SpaceFile) -> Iterator[Mistake]:
