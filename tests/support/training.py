@@ -72,6 +72,7 @@ class Recorder:
     def __init__(self, stop_after: int | None = None) -> None:
         self.values: dict[str, dict[int, float]] = {}
         self.events: list[str] = []
+        self.files: dict[str, bytes] = {}
         self._stop_after, self._step = stop_after, 0
 
     def metrics(self, step: int, values: dict[str, float]) -> None:
@@ -87,6 +88,10 @@ class Recorder:
     def event(self, text: str) -> None:
         """Keeps the event."""
         self.events.append(text)
+
+    def artifact(self, name: str, content: bytes) -> None:
+        """Keeps the file."""
+        self.files[name] = content
 
     def stop_requested(self) -> bool:
         """Whether the step to stop after is reached."""

@@ -6,7 +6,7 @@ import pytest
 from rich.console import Console
 from support.corpus import prepared
 
-from lowland.platform.estimate import _duration, _gib, print_estimate
+from lowland.platform.estimate import duration, gib, print_estimate
 from lowland.platform.recipe import CausalLMRecipe
 
 
@@ -63,9 +63,9 @@ def test_offload_shows_host_memory(tmp_path):
     [(90, "90 s"), (3600, "60 min"), (3 * 3600 + 300, "3 h 5 min"), (50 * 3600, "2 d 2 h")],
 )
 def test_durations(seconds, text):
-    assert _duration(seconds) == text
+    assert duration(seconds) == text
 
 
-@pytest.mark.parametrize(("gib", "text"), [(0, "0.00"), (0.001, "0.001"), (1.234, "1.23"), (123.4, "123.4")])
-def test_gib(gib, text):
-    assert _gib(int(gib * 2**30)) == text
+@pytest.mark.parametrize(("size", "text"), [(0, "0.00"), (0.001, "0.001"), (1.234, "1.23"), (123.4, "123.4")])
+def test_gib(size, text):
+    assert gib(int(size * 2**30)) == text

@@ -88,7 +88,7 @@ ONE_MISTAKE = [
      "recipe.yaml:1: name = 12: must be at most 100 letters, digits, `.`, `_` and `-`, the first a letter or a digit: "
      "put it in quotes"),
     ("name: small", "task: causal_lm\nname: small",
-     "recipe.yaml:1: task = causal_lm: must be causal-lm; nearest: causal-lm"),
+     "recipe.yaml:1: task = causal_lm: must be one of causal-lm, image-classification; nearest: causal-lm"),
     ("name: small", "name: small\nname: other",
      "recipe.yaml:2: name = other: given twice, first at recipe.yaml:1; keep one"),
     ("name: small", "name: !!python/name:os.system small",

@@ -10,8 +10,9 @@ import jsonschema
 import pytest
 from recipe_files import BASE, write_recipe
 
-from lowland.platform.recipe import Recipe, load_recipe, reference
+from lowland.platform.recipe import load_recipe, reference
 from lowland.platform.recipe.document import parse
+from lowland.platform.recipe.model import RECIPES
 from lowland.platform.recipe.schema import RecipeSchema
 from lowland.trainers.errors import RecipeError
 
@@ -46,11 +47,12 @@ def test_the_schema_refuses_wrong_recipes(old, new):
         jsonschema.validate(parse(BASE.replace(old, new), "recipe").data, json.loads(reference.json_schema()))
 
 
-def test_every_field_has_a_description():
+@pytest.mark.parametrize("task", RECIPES)
+def test_every_field_has_a_description(task):
     def fields(definition):
         return definition.get("properties", {}).items()
 
-    schema = RecipeSchema(Recipe)
+    schema = RecipeSchema(RECIPES[task])
     definitions = {"Recipe": schema.root, **schema.root["$defs"]}
     bare = [
         f"{name}.{field}"

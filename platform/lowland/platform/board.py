@@ -113,6 +113,10 @@ class BoardMonitor:
         """Keeps an event for the next post."""
         self._events.append(text)
 
+    def artifact(self, name: str, content: bytes) -> None:
+        """Queues the file for MLflow."""
+        self._writer.file(name, content)
+
     def stop_requested(self) -> bool:
         """What the board last said."""
         self._read_reply()

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 from rich.console import Console
 from rich.table import Table
 
-from lowland.platform.recipe import Recipe
+from lowland.platform.recipe import ImageClassificationRecipe, Recipe
 
 if TYPE_CHECKING:
     from lowland.trainers.estimate import Estimate
@@ -34,9 +34,14 @@ def print_estimate(recipe: Recipe, console: Console, *, device: str | None = Non
     Raises:
         UserError: the data or the model cannot be read.
     """
+    name, memory, peak = _device(device or recipe.scaling.accelerator_type)
+    if isinstance(recipe, ImageClassificationRecipe):
+        from lowland.platform.estimate_images import print_image_estimate
+
+        print_image_estimate(recipe, console, device=name, peak_flops=peak, mfu=mfu)
+        return
     from lowland.trainers.estimate import estimate  # imports torch and transformers: seconds
 
-    name, memory, peak = _device(device or recipe.scaling.accelerator_type)
     numbers = estimate(
         recipe,
         workers=recipe.scaling.workers,
@@ -89,19 +94,19 @@ def _memory_table(numbers: "Estimate", recipe: Recipe) -> Table:
     on_gpus = recipe.scaling.gpus_per_worker > 0
     parts = _PARTS if on_gpus else {part: text for part, text in _PARTS.items() if part != "context"}
     for part, text in parts.items():
-        table.add_row(text, *(_gib(getattr(memory, part)) for memory in memories))
+        table.add_row(text, *(gib(getattr(memory, part)) for memory in memories))
     table.add_section()
-    table.add_row("[bold]peak", *(f"[bold]{_gib(m.total if on_gpus else m.allocated)}" for m in memories))
+    table.add_row("[bold]peak", *(f"[bold]{gib(m.total if on_gpus else m.allocated)}" for m in memories))
     other = [numbers.stages[stage][not numbers.checkpointing] for stage in stages]
     table.add_row(
         f"peak, activations {way[not numbers.checkpointing]}",
-        *(_gib(m.total if on_gpus else m.allocated) for m in other),
+        *(gib(m.total if on_gpus else m.allocated) for m in other),
     )
     if any(memory.host for memory in memories):
-        table.add_row("host memory per worker", *(_gib(memory.host) for memory in memories))
+        table.add_row("host memory per worker", *(gib(memory.host) for memory in memories))
     if numbers.device_memory:
         fits = ["yes" if m.total <= numbers.device_memory else "no" for m in memories]
-        table.add_row(f"fits in {_gib(numbers.device_memory)} GiB", *fits)
+        table.add_row(f"fits in {gib(numbers.device_memory)} GiB", *fits)
     table.caption = "* the recipe's stage"
     return table
 
@@ -113,24 +118,24 @@ def _work_table(numbers: "Estimate", device: str | None) -> Table:
     table.add_row("tokens per step", f"{numbers.tokens_per_step:,}")
     table.add_row("steps", f"{numbers.steps:,}")
     table.add_row("tokens", f"{numbers.tokens:,}")
-    table.add_row("one checkpoint", f"{_gib(numbers.checkpoint_bytes)} GiB")
+    table.add_row("one checkpoint", f"{gib(numbers.checkpoint_bytes)} GiB")
     table.add_row("FLOPs per token, 6 N", f"{numbers.flops_per_token:.3g}")
     table.add_row("  and attention, 12 L h T", f"{numbers.attention_flops_per_token:.3g}")
     table.add_row("FLOPs", f"{numbers.flops:.3g}")
     if numbers.seconds is None:
         table.add_row("time", "unknown: set scaling.accelerator_type")
     else:
-        table.add_row(f"time at {numbers.mfu:.0%} MFU on {numbers.workers} x {device}", _duration(numbers.seconds))
+        table.add_row(f"time at {numbers.mfu:.0%} MFU on {numbers.workers} x {device}", duration(numbers.seconds))
     return table
 
 
-def _gib(count: int) -> str:
+def gib(count: int) -> str:
     """Two significant digits at least: small models are estimated too."""
     gib = count / 2**30
     return f"{gib:.1f}" if gib >= 10 else f"{gib:.2f}" if gib >= 0.01 or count == 0 else f"{gib:.1g}"
 
 
-def _duration(seconds: float) -> str:
+def duration(seconds: float) -> str:
     if seconds < 120:
         return f"{seconds:.0f} s"
     minutes = round(seconds / 60)

@@ -13,7 +13,7 @@ from rich.console import Console
 
 from lowland.platform.cluster import Cluster, connect
 from lowland.platform.progress import SummaryRow, summary_table
-from lowland.platform.recipe import Recipe
+from lowland.platform.recipe import CausalLMRecipe, ImageClassificationRecipe, Recipe
 from lowland.platform.recipe.dump import dump, flatten
 from lowland.platform.resume import Resume, decide
 from lowland.platform.runs import RECIPE, RunFolder, RunRecord
@@ -127,14 +127,28 @@ class _Run:
 
     def _describe(self) -> None:
         """Records what is trained on what; while the workers start, since it takes a second or two."""
-        from lowland.trainers.data.store import manifest_of
-
         self.tracked.log_recipe(self.recipe, self.record.attempts)
         self.tracked.log_environment()
-        manifest = manifest_of(self.recipe.data.path)
+        if isinstance(self.recipe, CausalLMRecipe):
+            self._describe_text(self.recipe)
+        else:
+            self._describe_images(self.recipe)
+
+    def _describe_text(self, recipe: CausalLMRecipe) -> None:
+        from lowland.trainers.data.store import manifest_of
+
+        manifest = manifest_of(recipe.data.path)
         splits = {f"{name}_{key}": getattr(info, key) for name, info in manifest.splits.items() for key in _SHOWN}
         profile = {"sequence_length": manifest.sequence_length, "tokenizer": manifest.tokenizer.kind, **splits}
-        self.tracked.log_dataset(self.recipe.data.path, manifest.digest, profile)
+        self.tracked.log_dataset(recipe.data.path, manifest.digest, profile)
+
+    def _describe_images(self, recipe: ImageClassificationRecipe) -> None:
+        """The files by names and sizes; how many images are in them, and of what kind, the training records."""
+        from lowland.trainers.data.images.sources import files_digest, image_files
+
+        files = image_files(recipe.data.path)
+        profile = {"files": len(files), "bytes": sum(files.values())}
+        self.tracked.log_dataset(recipe.data.path, files_digest(files), profile)
 
     def _log_model(self, result: dict[str, Any], console: Console) -> None:
         """Lists the exported model in MLflow; the weights stay in the run folder."""
@@ -167,6 +181,8 @@ class _Run:
             metrics.get("eval/bits_per_byte"),
             metrics.get("perf/tokens_per_second"),
             result["seconds"],
+            metrics.get("eval/accuracy"),
+            metrics.get("perf/samples_per_second"),
         )
         console.print(summary_table([row]))
         if outcome.status == "interrupted":

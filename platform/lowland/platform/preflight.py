@@ -16,7 +16,7 @@ from lowland.platform.node_checks import (
     marker,
     tracking_problems,
 )
-from lowland.platform.recipe import Recipe
+from lowland.platform.recipe import CausalLMRecipe, ImageClassificationRecipe, Recipe
 from lowland.platform.resource_checks import resource_problems
 from lowland.platform.runs import RunFolder, open_filesystem
 from lowland.trainers.errors import DataError, UserError
@@ -105,6 +105,30 @@ def report_problems(reports: Mapping[str, NodeReport | str]) -> Iterator[str]:
 
 def _data_files(recipe: Recipe) -> tuple[dict[str, int | None], tuple[str, str], list[str]]:
     """Files every node must see, the manifest with its sha256, and what is wrong with them here already."""
+    found = _text_files(recipe) if isinstance(recipe, CausalLMRecipe) else _image_files(recipe)
+    files, manifest, problems = found
+    if recipe.model.path and (model := Path(recipe.model.path).expanduser().absolute()).is_dir():
+        weights = {str(path): path.stat().st_size for path in model.glob("*.safetensors")}
+        files |= {str(model / "config.json"): None, **weights}
+        if not weights:
+            problems.append(f"model.path: {model} holds no safetensors file; save the model as safetensors")
+    return files, manifest, problems
+
+
+def _image_files(recipe: ImageClassificationRecipe) -> tuple[dict[str, int | None], tuple[str, str], list[str]]:
+    from lowland.trainers.data.images.sources import image_files
+
+    files: dict[str, int | None] = {}
+    problems: list[str] = []
+    for name, path in (("path", recipe.data.path), ("held_out_path", recipe.data.held_out_path)):
+        try:
+            files |= image_files(path) if path is not None else {}
+        except DataError as error:
+            problems.append(f"data.{name}: {error}")
+    return files, ("", ""), problems
+
+
+def _text_files(recipe: CausalLMRecipe) -> tuple[dict[str, int | None], tuple[str, str], list[str]]:
     from lowland.trainers.data.manifest import FILE_NAME
     from lowland.trainers.data.store import manifest_of
 
@@ -125,11 +149,6 @@ def _data_files(recipe: Recipe) -> tuple[dict[str, int | None], tuple[str, str],
             files[f"{place}/{shard.file}"] = info.size if info.is_file else None
     except DataError as error:
         problems.append(f"data.path: {error}")
-    if recipe.model.path and (model := Path(recipe.model.path).expanduser().absolute()).is_dir():
-        found = {str(path): path.stat().st_size for path in model.glob("*.safetensors")}
-        files |= {str(model / "config.json"): None, **found}
-        if not found:
-            problems.append(f"model.path: {model} holds no safetensors file; save the model as safetensors")
     return files, (f"{place}/{FILE_NAME}", digest), problems
 
 

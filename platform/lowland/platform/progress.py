@@ -1,7 +1,7 @@
 """What a running training shows: a live bar on a terminal, plain lines anywhere else."""
 
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from types import TracebackType
 
@@ -80,7 +80,7 @@ class ProgressDisplay:
         seconds = self._eta.seconds()
         return {
             "loss": loss,
-            "rate": f"{format_count(rate)} tokens/s" if rate is not None else "",
+            "rate": f"{format_count(rate)} {progress.unit}/s" if rate is not None else "",
             "eta": f"ETA {format_seconds(seconds)}" if seconds is not None else "",
         }
 
@@ -157,20 +157,42 @@ class SummaryRow:
     bits_per_byte: float | None
     tokens_per_second: float | None
     seconds: float | None
+    accuracy: float | None = None
+    """Of a classifier."""
+    samples_per_second: float | None = None
 
 
 def summary_table(rows: Iterable[SummaryRow]) -> Table:
     """The table that ends a training, or compares several; what is not known is a dash."""
+    rows = list(rows)
     table = Table(box=None, pad_edge=False, header_style="bold")
     table.add_column("run", overflow="fold")
-    for title in ("loss", "perplexity", "bits/byte", "tokens/s", "time"):
+    columns = _columns(rows)
+    for title in columns:
         table.add_column(title, justify="right", no_wrap=True)
     for row in rows:
-        rate = format_count(row.tokens_per_second) if row.tokens_per_second is not None else "-"
-        numbers = [_number(row.loss, 4), _number(row.perplexity, 3), _number(row.bits_per_byte, 4)]
-        time_taken = format_seconds(row.seconds) if row.seconds is not None else "-"
-        table.add_row(row.name, *numbers, rate, time_taken)
+        table.add_row(row.name, *(cell(row) for cell in columns.values()))
     return table
+
+
+def _columns(rows: Sequence[SummaryRow]) -> dict[str, Callable[[SummaryRow], str]]:
+    """The columns by their titles: those of classifiers, of language models, or of both where both are shown."""
+    classifiers = [row.accuracy is not None for row in rows]
+    columns: dict[str, Callable[[SummaryRow], str]] = {"loss": lambda row: _number(row.loss, 4)}
+    if any(classifiers):
+        columns["accuracy"] = lambda row: _number(row.accuracy, 4)
+    if not any(classifiers) or not all(classifiers):
+        columns["perplexity"] = lambda row: _number(row.perplexity, 3)
+        columns["bits/byte"] = lambda row: _number(row.bits_per_byte, 4)
+        columns["tokens/s"] = lambda row: _rate(row.tokens_per_second)
+    if any(classifiers):
+        columns["samples/s"] = lambda row: _rate(row.samples_per_second)
+    columns["time"] = lambda row: format_seconds(row.seconds) if row.seconds is not None else "-"
+    return columns
+
+
+def _rate(value: float | None) -> str:
+    return format_count(value) if value is not None else "-"
 
 
 def format_count(value: float) -> str:

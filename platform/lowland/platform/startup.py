@@ -76,5 +76,8 @@ class _Watched:
     def event(self, text: str) -> None:
         self._monitor.event(text)
 
+    def artifact(self, name: str, content: bytes) -> None:
+        self._monitor.artifact(name, content)
+
     def stop_requested(self) -> bool:
         return self._monitor.stop_requested()

@@ -14,7 +14,7 @@ from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
-from lowland.platform.recipe import Recipe
+from lowland.platform.recipe import Recipe, read_recipe
 from lowland.platform.runs import RunFolder
 
 REPORT_SECONDS = 10.0
@@ -49,7 +49,7 @@ def train_rank(task: dict[str, Any]) -> dict[str, Any]:
         `FitResult` as data, and `startup`, the seconds until the first step if one was made.
     """
     entered = time.time()
-    recipe = Recipe.model_validate(task["recipe"])
+    recipe = read_recipe(task["recipe"])
     folder = RunFolder.open(recipe.storage, recipe.name)
     with ExitStack() as stack:
         stack.enter_context(_output_to(folder, log_of(task).rpartition("/")[2]))

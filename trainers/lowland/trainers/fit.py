@@ -87,6 +87,7 @@ def fit(
     monitor = monitor if world.rank == 0 else SilentMonitor()
     task = _together(world, lambda: build_task(config, world))
     started("data")
+    task.report(monitor)
     engine = _engine(config, task, world, started)
     try:
         store = CheckpointStore(places.checkpoints)

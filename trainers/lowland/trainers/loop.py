@@ -50,7 +50,7 @@ class Loop:
             world.device,
             tokens_per_step=task.sizes.tokens_per_step,
             examples_per_step=task.sizes.examples_per_step,
-            flops_per_step=6 * task.sizes.parameters * task.sizes.tokens_per_step,
+            flops_per_step=task.sizes.flops_per_step,
             world_size=world.size,
         )
 
@@ -79,6 +79,7 @@ class Loop:
             self._config.schedule, state.step, total=self.total_steps, tokens_per_step=sizes.tokens_per_step
         )
         loss, outcome = self._passes(inputs, factor)
+        self._task.stepped(self._engine, applied=outcome.applied)
         rate = self._config.optimizer.lr * factor
         self._meter.step()
         self._update(
@@ -135,6 +136,8 @@ class Loop:
             ) and not self.interrupted
             if evaluated:
                 self._evaluate()
+            if evaluated and ended:
+                self._show_pictures()
             if self._measures_due(0):
                 self._measure()
             if ended or stop or save_by_time or self._save_due(evaluated):
@@ -150,7 +153,8 @@ class Loop:
             values["train/loss"] = total / weight
         self._losses = []
         state, sizes = self._state, self._task.sizes
-        values["train/tokens"] = float(state.tokens)
+        if sizes.tokens_per_step:
+            values["train/tokens"] = float(state.tokens)
         values["train/epoch"] = state.step / sizes.steps_per_epoch
         values["train/skipped_steps"] = float(state.skipped)
         values |= {f"optimizer/{name}": value for name, value in self._engine.optimizer_metrics().items()}
@@ -162,7 +166,10 @@ class Loop:
         metrics = self._task.evaluate(self._engine)
         self._update(metrics={**self._state.metrics, **metrics}, evaluations=self._state.evaluations + 1)
         self._monitor.metrics(self._state.step, metrics)
-        shown = ", ".join(f"{name.removeprefix('eval/')} {value:.4f}" for name, value in metrics.items())
+        # Those of single classes or groups, one level deeper, are too many for a line.
+        shown = ", ".join(
+            f"{name.removeprefix('eval/')} {v:.4f}" for name, v in metrics.items() if name.count("/") == 1
+        )
         self._monitor.event(f"step {self._state.step}: held-out {shown}")
 
     def _measures_due(self, ahead: int) -> bool:
@@ -176,9 +183,15 @@ class Loop:
         if self._measures is None:
             return
         self._show("measuring")
-        values = self._measures.take()
+        started = time.monotonic()
+        values = {**self._measures.take(), "perf/measuring_seconds": time.monotonic() - started}
         self._update(metrics={**self._state.metrics, **values})
         self._monitor.metrics(self._state.step, values)
+
+    def _show_pictures(self) -> None:
+        if self._world.rank == 0:
+            for name, picture in self._task.pictures().items():
+                self._monitor.artifact(name, picture)
 
     def _save(self) -> None:
         self._show("saving")
@@ -228,8 +241,9 @@ class Loop:
 
     def _show(self, phase: str) -> None:
         state = self._state
-        loss, speed = (state.metrics.get(name) for name in ("train/loss", "perf/tokens_per_second"))
-        self._monitor.progress(Progress(state.step, self.total_steps, state.tokens, loss, speed, phase))
+        unit = "tokens" if self._task.sizes.tokens_per_step else "samples"
+        loss, speed = (state.metrics.get(name) for name in ("train/loss", f"perf/{unit}_per_second"))
+        self._monitor.progress(Progress(state.step, self.total_steps, state.tokens, loss, speed, phase, unit))
 
 
 def _due(count: int, every: int | None) -> bool:

@@ -18,7 +18,7 @@ class Meter:
 
     Args:
         device: the training device.
-        tokens_per_step: over all ranks.
+        tokens_per_step: over all ranks; 0 for what has no tokens.
         examples_per_step: over all ranks.
         flops_per_step: model FLOPs over all ranks (forward and backward, no recomputation).
         world_size: ranks.
@@ -83,8 +83,9 @@ class Meter:
         for name, first, last in self._events:
             self._seconds[name] += first.elapsed_time(last) / 1000
         step_seconds = (time.perf_counter() - self._start - self._paused) / self._steps
+        tokens = {"perf/tokens_per_second": self._tokens / step_seconds} if self._tokens else {}
         values = {
-            "perf/tokens_per_second": self._tokens / step_seconds,
+            **tokens,
             "perf/samples_per_second": self._examples / step_seconds,
             "perf/step_seconds": step_seconds,
             **{f"perf/{name}_seconds": seconds / self._steps for name, seconds in self._seconds.items()},

@@ -15,9 +15,11 @@ class Progress:
     loss: float | None
     """Training loss (nats per token) of the latest recorded step; None before the first."""
     tokens_per_second: float | None
-    """Over the steps since the previous record; None before the first."""
+    """In `unit`, over the steps since the previous record; None before the first."""
     phase: str
     """`training`, `evaluating`, `measuring`, `saving` or `exporting`."""
+    unit: str = "tokens"
+    """What the pace is counted in: `tokens`, or `samples` where there are none."""
 
 
 class Monitor(Protocol):
@@ -31,6 +33,9 @@ class Monitor(Protocol):
 
     def event(self, text: str) -> None:
         """Tells the user something worth a line, for example that a checkpoint was written."""
+
+    def artifact(self, name: str, content: bytes) -> None:
+        """Keeps a file with the run, under a relative path; the latest of a name counts."""
 
     def stop_requested(self) -> bool:
         """Whether the training should save and end after this step."""
@@ -47,6 +52,9 @@ class SilentMonitor:
 
     def event(self, text: str) -> None:
         """Ignores the event."""
+
+    def artifact(self, name: str, content: bytes) -> None:
+        """Ignores the file."""
 
     def stop_requested(self) -> bool:
         """Never asks to stop."""

@@ -7,10 +7,18 @@ those are valid, whatever else is wrong.  A conflict names every field that is p
 import inspect
 import re
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
 from pathlib import Path as FilePath
 from typing import Any
 
+from lowland.platform.recipe.conflict import Conflict
+from lowland.platform.recipe.image_checks import (
+    IMAGE_METRICS,
+    check_image_accelerator,
+    check_image_batch,
+    check_image_data,
+    check_image_schedule,
+    check_image_size,
+)
 from lowland.platform.recipe.local_files import (
     POSITIONS,
     fraction_of_training,
@@ -19,7 +27,7 @@ from lowland.platform.recipe.local_files import (
     prepare_command,
     read_manifest,
 )
-from lowland.platform.recipe.mistakes import Path, nearest
+from lowland.platform.recipe.mistakes import nearest
 from lowland.platform.recipe.model import ScalingConfig
 from lowland.trainers.data.manifest import Manifest
 from lowland.trainers.errors import DataError
@@ -28,6 +36,8 @@ from lowland.trainers.recipe import (
     BatchConfig,
     CheckpointConfig,
     EvaluationConfig,
+    ImageEvaluationConfig,
+    ImageModelConfig,
     LanguageModelConfig,
     MeasuresConfig,
     MixedConfig,
@@ -38,30 +48,26 @@ from lowland.trainers.recipe import (
     ShardingConfig,
 )
 
-_METRICS = ("eval/loss", "eval/perplexity", "eval/bits_per_byte")
+_METRICS = {
+    "causal-lm": ("eval/loss", "eval/perplexity", "eval/bits_per_byte"),
+    "image-classification": IMAGE_METRICS,
+}
 _HUB_ID = re.compile(r"[\w.-]+(/[\w.-]+)?")
-
-
-@dataclass(frozen=True)
-class Conflict:
-    """Fields that do not go together; the place, path and value shown are those of one of them."""
-
-    path: Path
-    value: Any
-    text: str
 
 
 def find_conflicts(sections: Mapping[str, Any]) -> list[Conflict]:
     """The conflicts between the given sections; checks that need another one are left out."""
     found = list[Conflict]()
-    for check in CHECKS:
+    for check in (*COMMON, *BY_TASK.get(str(sections.get("task")), ())):
         names = inspect.signature(check).parameters
         if all(name in sections for name in names):
             found += check(**{name: sections[name] for name in names})
     return found
 
 
-def check_amounts(length: Amount, evaluation: EvaluationConfig, checkpoints: CheckpointConfig) -> Iterator[Conflict]:
+def check_amounts(
+    length: Amount, evaluation: EvaluationConfig | ImageEvaluationConfig, checkpoints: CheckpointConfig
+) -> Iterator[Conflict]:
     """A training of no length, and intervals of none."""
     if length.value == 0:
         yield Conflict(("length",), length, "must be more than 0")
@@ -124,7 +130,7 @@ def check_held_out(data: PackedTextConfig, evaluation: EvaluationConfig) -> Iter
         yield Conflict(("evaluation", "skip_sequences"), evaluation.skip_sequences, text)
 
 
-def check_model_folder(model: LanguageModelConfig) -> Iterator[Conflict]:
+def check_model_folder(model: LanguageModelConfig | ImageModelConfig) -> Iterator[Conflict]:
     """A model folder that is not there, or is none."""
     if model.path is None:
         return
@@ -192,11 +198,14 @@ def check_gpus(model: LanguageModelConfig, scaling: ScalingConfig) -> Iterator[C
         yield Conflict(("scaling", "accelerator_type"), scaling.accelerator_type, f"{needs} remove the type")
 
 
-def check_checkpoints(checkpoints: CheckpointConfig, evaluation: EvaluationConfig) -> Iterator[Conflict]:
+def check_checkpoints(
+    task: str, checkpoints: CheckpointConfig, evaluation: EvaluationConfig | ImageEvaluationConfig
+) -> Iterator[Conflict]:
     """Checkpoints that follow evaluations which never come."""
-    if checkpoints.metric not in _METRICS:
-        hint = "".join(f"; nearest: {name}" for name in nearest(checkpoints.metric, _METRICS)[:1])
-        text = f"must be one of {', '.join(_METRICS)}{hint}"
+    metrics = _METRICS[task]
+    if checkpoints.metric not in metrics:
+        hint = "".join(f"; nearest: {name}" for name in nearest(checkpoints.metric, metrics)[:1])
+        text = f"must be one of {', '.join(metrics)}{hint}"
         yield Conflict(("checkpoints", "metric"), checkpoints.metric, text)
     if evaluation.every is not None:
         return
@@ -207,7 +216,9 @@ def check_checkpoints(checkpoints: CheckpointConfig, evaluation: EvaluationConfi
         yield Conflict(("checkpoints", "keep_best"), checkpoints.keep_best, f"{never} keep at most 1")
 
 
-def check_measures(measures: MeasuresConfig | None, model: LanguageModelConfig) -> Iterator[Conflict]:
+def check_measures(
+    measures: MeasuresConfig | None, model: LanguageModelConfig | ImageModelConfig
+) -> Iterator[Conflict]:
     """Measures that are never due, or that a model in bf16 cannot have."""
     if measures is None:
         return
@@ -261,17 +272,11 @@ def check_outer_steps(optimizer: OptimizerConfig, length: Amount) -> Iterator[Co
     yield Conflict(("length",), length, text)
 
 
-CHECKS: tuple[Callable[..., Iterator[Conflict]], ...] = (
+Check = Callable[..., Iterator[Conflict]]
+
+COMMON: tuple[Check, ...] = (
     check_amounts,
-    check_schedule,
-    check_batch,
-    check_data,
-    check_held_out,
     check_model_folder,
-    check_positions,
-    check_vocabulary,
-    check_attention,
-    check_gpus,
     check_checkpoints,
     check_measures,
     check_optimizer,
@@ -279,3 +284,24 @@ CHECKS: tuple[Callable[..., Iterator[Conflict]], ...] = (
     check_worker_groups,
     check_outer_steps,
 )
+"""Checks of every recipe."""
+BY_TASK: dict[str, tuple[Check, ...]] = {
+    "causal-lm": (
+        check_schedule,
+        check_batch,
+        check_data,
+        check_held_out,
+        check_positions,
+        check_vocabulary,
+        check_attention,
+        check_gpus,
+    ),
+    "image-classification": (
+        check_image_data,
+        check_image_batch,
+        check_image_schedule,
+        check_image_size,
+        check_image_accelerator,
+    ),
+}
+"""Checks of a task's recipes besides."""

@@ -1,10 +1,12 @@
 """A recipe: a training and what the cluster must know to run it."""
 
-from typing import Annotated, Literal
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal
 
-from pydantic import Field
+from pydantic import Discriminator, Field, PlainSerializer, Tag
 
-from lowland.trainers.recipe import CausalLMConfig, Section
+from lowland.platform.urls import redact
+from lowland.trainers.recipe import CausalLMConfig, ImageClassificationConfig, Section
 
 _NAME = "at most 100 letters, digits, `.`, `_` and `-`, the first a letter or a digit"
 
@@ -31,7 +33,7 @@ class ScalingConfig(Section):
 class TrackingConfig(Section):
     """Where MLflow records the run."""
 
-    uri: str | None = None
+    uri: Annotated[str, PlainSerializer(redact)] | None = None
     """MLflow tracking URI; null takes MLFLOW_TRACKING_URI, else sqlite in mlflow.db beside the run folder."""
     experiment: str = "lowland"
     """MLflow experiment."""
@@ -70,5 +72,39 @@ class CausalLMRecipe(ClusterFields, CausalLMConfig):
     """The recipe of a causal language model."""
 
 
-Recipe = CausalLMRecipe
-"""Any recipe; a union told apart by `task` once there are more tasks."""
+class ImageClassificationRecipe(ClusterFields, ImageClassificationConfig):
+    """The recipe of an image classifier."""
+
+
+RECIPES: dict[str, type[CausalLMRecipe] | type[ImageClassificationRecipe]] = {
+    "causal-lm": CausalLMRecipe,
+    "image-classification": ImageClassificationRecipe,
+}
+"""The recipes by their `task`; one that says none is of the first."""
+
+
+def task_of(data: Any) -> str:
+    """The task that a recipe names, as a mapping or a model; maybe one that there is not."""
+    task = data.get("task", "causal-lm") if isinstance(data, Mapping) else getattr(data, "task", "causal-lm")
+    return str(task)
+
+
+def recipe_class(data: Any) -> type[CausalLMRecipe] | type[ImageClassificationRecipe]:
+    """The class of the recipe that data make; of an unknown task that of language models, which refuses it."""
+    return RECIPES.get(task_of(data), CausalLMRecipe)
+
+
+def read_recipe(data: Any) -> "Recipe":
+    """The recipe that data make.
+
+    Raises:
+        pydantic.ValidationError: they make none.
+    """
+    return recipe_class(data).model_validate(data)
+
+
+Recipe = Annotated[
+    Annotated[CausalLMRecipe, Tag("causal-lm")] | Annotated[ImageClassificationRecipe, Tag("image-classification")],
+    Discriminator(task_of),
+]
+"""Any recipe, told apart by `task`."""

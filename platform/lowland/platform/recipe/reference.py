@@ -5,27 +5,50 @@ from collections.abc import Iterator
 from importlib.resources import files
 
 from lowland.platform.recipe.mistakes import flow
-from lowland.platform.recipe.model import Recipe
+from lowland.platform.recipe.model import RECIPES, CausalLMRecipe, ImageClassificationRecipe
 from lowland.platform.recipe.schema import Node, RecipeSchema
+
+IMAGES = "image-classification"
 
 
 def json_schema() -> str:
     """The JSON schema of a recipe file, with a final newline."""
-    schema = RecipeSchema(Recipe).root
-    return json.dumps({"$schema": "https://json-schema.org/draft/2020-12/schema", **schema}, indent=2) + "\n"
+    roots = {name: RecipeSchema(model).root for name, model in RECIPES.items()}
+    definitions: dict[str, Node] = {}
+    for name, root in roots.items():
+        definitions |= root["$defs"] | {name: {key: value for key, value in root.items() if key != "$defs"}}
+    schema = {
+        "$schema": "https://json-schema.org/draft/2020-12/schema",
+        "if": {"properties": {"task": {"const": IMAGES}}, "required": ["task"]},
+        "then": {"$ref": f"#/$defs/{IMAGES}"},
+        "else": {"$ref": "#/$defs/causal-lm"},
+        "$defs": definitions,
+    }
+    return json.dumps(schema, indent=2) + "\n"
 
 
 def markdown() -> str:
-    """The reference of recipes, as `docs/recipes.md` holds it."""
-    schema = RecipeSchema(Recipe)
+    """The reference of recipes, as `docs/recipes.md` holds it: language models, and how image classifiers differ."""
+    schema, images = RecipeSchema(CausalLMRecipe), RecipeSchema(ImageClassificationRecipe)
     introduction = files("lowland.platform.recipe").joinpath("reference.md").read_text(encoding="utf-8")
-    fields = {name: schema.child(schema.root, name) or {} for name in schema.fields(schema.root)}
-    sections = {name: node for name, node in fields.items() if schema.variants(node) or schema.fields(node)}
-    top = [name for name in fields if name not in sections]
+    top, sections = _parts(schema)
     lines = [introduction, "## The top of a recipe", "", *table(schema, schema.root, top)]
     for name, node in sections.items():
         lines += ["", f"## `{name}`", "", *_section(schema, name, node)]
+    lines += ["", "## Image classification", "", _description(images, images.child(images.root, "task") or {}), ""]
+    lines += ["With `task: image-classification` these sections are other ones; all others are as above.", ""]
+    lines += table(images, images.root, ["task"])
+    for name, node in _parts(images)[1].items():
+        if images.resolve(node) != schema.resolve(sections.get(name, {})):
+            lines += ["", f"### Images: `{name}`", "", *_section(images, name, node)]
     return "\n".join(lines) + "\n"
+
+
+def _parts(schema: RecipeSchema) -> tuple[list[str], dict[str, Node]]:
+    """The fields at the top of a recipe, and its sections."""
+    fields = {name: schema.child(schema.root, name) or {} for name in schema.fields(schema.root)}
+    sections = {name: node for name, node in fields.items() if schema.variants(node) or schema.fields(node)}
+    return [name for name in fields if name not in sections], sections
 
 
 def _section(schema: RecipeSchema, name: str, node: Node) -> Iterator[str]:

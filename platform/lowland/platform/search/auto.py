@@ -7,6 +7,7 @@ from lowland.platform.search.changes import split
 from lowland.platform.search.numbers import number
 from lowland.platform.search.space_files import load_space
 from lowland.search_spaces import Branch, Choice, Fixed, FloatRange, IntegerRange, Key, Parameter, Prior, Space, shipped
+from lowland.trainers.recipe import BatchConfig
 
 _AROUND = ("lookbehind", "ema")
 """What is around the recipe's optimizer and has a space of its own without alternatives."""
@@ -91,7 +92,8 @@ def _batch(recipe: Recipe) -> dict[str, Parameter]:
     parameters = dict(load_space("batch").parameters)
     accumulation = recipe.batch.accumulation
     if accumulation is None:
-        whole = recipe.batch.global_sequences
+        batch = recipe.batch
+        whole = batch.global_sequences if isinstance(batch, BatchConfig) else batch.global_images
         per_pass = recipe.batch.micro_batch * recipe.scaling.workers
         accumulation = whole // per_pass if whole is not None else None
     if accumulation is not None:

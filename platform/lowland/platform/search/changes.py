@@ -5,13 +5,16 @@ from typing import Any
 
 from pydantic import BaseModel
 
-from lowland.platform.recipe import Recipe
+from lowland.platform.recipe import recipe_class
 from lowland.platform.recipe.mistakes import Path, dotted, shorten
 from lowland.platform.recipe.schema import Node, RecipeSchema
 from lowland.trainers.errors import RecipeError
 from lowland.trainers.recipe.optimizers.mixed import INHERITED
 
-SCHEMA = RecipeSchema(Recipe)
+
+def schema_for(data: Any) -> RecipeSchema:
+    """The schema of the recipes of the task that data name."""
+    return RecipeSchema(recipe_class(data))
 
 
 def changed(recipe: BaseModel, fields: Mapping[str, Any]) -> dict[str, Any]:
@@ -37,21 +40,22 @@ def split(path: str) -> Path:
 
 def schema_of(path: Path, data: Any) -> Node | None:
     """What a field may be, in sections of the kinds that the data has; None if there is no such field."""
-    node: Node | None = SCHEMA.root
+    schema = schema_for(data)
+    node: Node | None = schema.root
     for key in path:
         if node is None:
             return None
-        node = SCHEMA.child(_kind(node, data), key)
+        node = schema.child(_kind(schema, node, data), key)
         data = _get(data, key)
     return node
 
 
-def _kind(node: Node, data: Any) -> Node:
+def _kind(schema: RecipeSchema, node: Node, data: Any) -> Node:
     """Of a union the section that the data is."""
-    variants = SCHEMA.variants(node)
+    variants = schema.variants(node)
     if not variants or not isinstance(data, Mapping):
         return node
-    return variants.get(str(data.get(SCHEMA.discriminator(node))), node)
+    return variants.get(str(data.get(schema.discriminator(node))), node)
 
 
 def _get(data: Any, key: str | int) -> Any:
@@ -70,7 +74,7 @@ def _put(data: dict[str, Any], path: Path, value: Any) -> None:
     for depth, key in enumerate(path[:-1], start=1):
         inner = _get(container, key)
         if inner is None:
-            default = SCHEMA.resolve(schema_of(path[:depth], data) or {}).get("default")
+            default = schema_for(data).resolve(schema_of(path[:depth], data) or {}).get("default")
             inner = list(default) if isinstance(default, list) else dict(default) if isinstance(default, dict) else {}
         elif not isinstance(inner, dict | list):
             raise RecipeError(f"{dotted(path)}: {dotted(path[:depth])} = {shorten(inner)} has no fields")
@@ -90,10 +94,11 @@ def _assign(container: Any, path: Path, key: str | int, value: Any) -> None:
 def _change_kind(data: dict[str, Any], section: Any, path: Path, value: Any) -> None:
     """Takes from a section the fields of its kind, if it is to become another one."""
     union = schema_of(path[:-1], data)
-    variants = SCHEMA.variants(union) if union is not None else {}
-    if not variants or path[-1] != SCHEMA.discriminator(union or {}) or section.get(path[-1]) == value:
+    schema = schema_for(data)
+    variants = schema.variants(union) if union is not None else {}
+    if not variants or path[-1] != schema.discriminator(union or {}) or section.get(path[-1]) == value:
         return
-    common = set.intersection(*(set(SCHEMA.fields(variant)) for variant in variants.values()))
+    common = set.intersection(*(set(schema.fields(variant)) for variant in variants.values()))
     for field in set(section) - common:
         del section[field]
 

@@ -10,11 +10,11 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from lowland.platform.recipe import Recipe
+from lowland.platform.recipe import Recipe, read_recipe
 from lowland.platform.recipe.document import Document
 from lowland.platform.recipe.mistakes import Mistake, Path, Value, dotted, flow, nearest
 from lowland.platform.recipe.translate import translate
-from lowland.platform.search.changes import SCHEMA, changed, schema_of, split
+from lowland.platform.search.changes import changed, schema_for, schema_of, split
 from lowland.platform.search.numbers import number
 from lowland.platform.search.space_files import SpaceFile
 from lowland.search_spaces import Branch, Choice, Constraint, Entry, Fixed, FloatRange, IntegerRange, Key
@@ -111,10 +111,10 @@ def _of_entry(entry: Entry, entries: list[Entry], file: SpaceFile, recipe: Recip
 def _errors(data: Any, entry: Entry) -> Iterator[tuple[Path, str]]:
     """By path, what is wrong about the fields that a parameter drives."""
     try:
-        Recipe.model_validate(data)
+        read_recipe(data)
     except ValidationError as error:
         driven = list(map(split, entry.paths))
-        mistakes = translate(error, Document(data), SCHEMA)
+        mistakes = translate(error, Document(data), schema_for(data))
         for details, mistake in zip(error.errors(), mistakes, strict=True):
             exact = any(mistake.path[: len(path)] == path for path in driven)
             around = any(path[: len(mistake.path)] == mistake.path for path in driven)
@@ -129,8 +129,8 @@ def _about_the_field(path: Path, text: str, data: Any, entry: Entry) -> str | No
         unknown = text.split(";")[0]
         if kinds := _kinds_with(path, data):
             return f"{name}{unknown}; {', '.join(kinds)} {'has' if len(kinds) == 1 else 'have'} it"
-        return f"{name}{text}" if re.search("nearest|there is", text) else f"{name}{unknown}{_anywhere(path)}"
-    node = SCHEMA.resolve(schema_of(path, data) or {})
+        return f"{name}{text}" if re.search("nearest|there is", text) else f"{name}{unknown}{_anywhere(path, data)}"
+    node = schema_for(data).resolve(schema_of(path, data) or {})
     amount = str(node.get("allowed", "")).startswith("a number and a unit")
     if amount and isinstance(entry.parameter, FloatRange | IntegerRange) and entry.parameter.unit is None:
         return f"must be {node['allowed']}: give the parameter `unit`"
@@ -139,18 +139,20 @@ def _about_the_field(path: Path, text: str, data: Any, entry: Entry) -> str | No
 
 def _kinds_with(path: Path, data: Any) -> list[str]:
     """The kinds of the section that have the field which this kind does not have."""
-    variants = SCHEMA.variants(schema_of(path[:-1], data) or {})
-    return [tag for tag, section in variants.items() if path[-1] in SCHEMA.fields(section)]
+    schema = schema_for(data)
+    variants = schema.variants(schema_of(path[:-1], data) or {})
+    return [tag for tag, section in variants.items() if path[-1] in schema.fields(section)]
 
 
-def _anywhere(path: Path) -> str:
+def _anywhere(path: Path, data: Any) -> str:
     """Fields of about that name in any section."""
-    sections = (SCHEMA.root, *SCHEMA.root["$defs"].values())
+    schema = schema_for(data)
+    sections = (schema.root, *schema.root["$defs"].values())
     names = dict.fromkeys(field for section in sections for field in section.get("properties", {}))
-    close = [found for name in nearest(path[-1], names) for found in SCHEMA.paths(name)]
+    close = [found for name in nearest(path[-1], names) for found in schema.paths(name)]
     if close:
         return f"; nearest: {', '.join(sorted(close, key=len)[:3])}"
-    return f"; the fields are {', '.join(SCHEMA.fields(SCHEMA.root))}"
+    return f"; the fields are {', '.join(schema.fields(schema.root))}"
 
 
 def _becomes(entry: Entry, searched: Any) -> str:
@@ -195,7 +197,7 @@ def _alternatives(entries: list[Entry]) -> list[dict[str, str]]:
 
 def _value(path: Path, data: Any) -> Any:
     try:
-        value: Any = Recipe.model_validate(data).model_dump(mode="json")
+        value: Any = read_recipe(data).model_dump(mode="json")
     except ValidationError:
         value = data
     for key in path:
@@ -208,8 +210,8 @@ def _value(path: Path, data: Any) -> Any:
 
 def _near(path: str, data: Any) -> str:
     *outer, name = split(path)
-    section = schema_of(tuple(outer), data) or {}
-    variants = SCHEMA.variants(section).values() or (section,)
-    fields = dict.fromkeys(field for variant in variants for field in SCHEMA.fields(variant))
-    names = [dotted((*outer, other)) for other in nearest(name, fields)] or SCHEMA.paths(str(name))
+    schema, section = schema_for(data), schema_of(tuple(outer), data) or {}
+    variants = schema.variants(section).values() or (section,)
+    fields = dict.fromkeys(field for variant in variants for field in schema.fields(variant))
+    names = [dotted((*outer, other)) for other in nearest(name, fields)] or schema.paths(str(name))
     return f"; nearest: {', '.join(names)}" if names else ""

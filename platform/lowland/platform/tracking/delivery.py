@@ -1,10 +1,12 @@
 """Sends metric points to one MLflow run, each (key, step) once."""
 
 import logging
+import tempfile
 from collections.abc import Sequence
+from pathlib import Path
 
 from lowland.platform.runs import RunFolder, RunRecord, run_names
-from lowland.platform.tracking.points import Point, Spool, spools
+from lowland.platform.tracking.points import FileSpool, Point, Spool, spools
 from lowland.platform.tracking.store import connect
 from lowland.platform.urls import redact
 
@@ -43,6 +45,18 @@ class Delivery:
         """
         self._send([point for point in batch if point.step not in self._steps(point.key)])
 
+    def send_file(self, name: str, content: bytes) -> None:
+        """Sends a file as an artifact; one of the same name is replaced.
+
+        Raises:
+            Exception: whatever mlflow raises.
+        """
+        with tempfile.TemporaryDirectory() as scratch:
+            path = Path(scratch) / name
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_bytes(content)
+            self._client.log_artifacts(self._run_id, scratch)
+
     def _send(self, batch: Sequence[Point]) -> None:
         from mlflow.entities import Metric
         from mlflow.exceptions import MlflowException
@@ -77,7 +91,9 @@ class Delivery:
 
 
 def deliver_spools(folder: RunFolder, uri: str, run_id: str) -> int:
-    """Delivers what writers of ended attempts left in the run folder; call it while no worker of the run lives.
+    """Delivers the points and files that writers of ended attempts left in the run folder.
+
+    Call it while no worker of the run lives.
 
     Returns:
         The number of points read from the files.
@@ -85,12 +101,16 @@ def deliver_spools(folder: RunFolder, uri: str, run_id: str) -> int:
     Raises:
         Exception: whatever mlflow raises; the files stay, and a later call sends only what is still missing.
     """
+    files = FileSpool(folder)
     left = [(spool, spool.load()) for spool in (Spool(folder, writer) for writer in spools(folder))]
     for spool, points in left:
         delivery = Delivery(uri, run_id)
         for start in range(0, len(points), BATCH):
             delivery.send(points[start : start + BATCH])
         spool.clear()
+    for name, content in files.load():
+        Delivery(uri, run_id).send_file(name, content)
+        files.clear(name)
     return sum(len(points) for _, points in left)
 
 

@@ -11,6 +11,7 @@ from lowland.platform.runs import RunFolder
 log = logging.getLogger(__name__)
 
 SPOOLS = ("logs", "undelivered")
+FILES = (*SPOOLS, "files")
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,6 +63,32 @@ class Spool:
             self._folder.filesystem.delete_file(self._folder.file(*self._parts))
         except FileNotFoundError:
             return
+
+
+class FileSpool:
+    """The undelivered files of a run, as files in the run folder."""
+
+    def __init__(self, folder: RunFolder) -> None:
+        self._folder = folder
+
+    def save(self, name: str, content: bytes) -> None:
+        """Keeps a file under its relative path."""
+        parent = "/".join((*FILES, name)).rpartition("/")[0]
+        self._folder.filesystem.create_dir(self._folder.file(parent), recursive=True)
+        self._folder.write_bytes(content, *FILES, name)
+
+    def load(self) -> list[tuple[str, bytes]]:
+        """The files that an earlier process left, by name."""
+        from pyarrow.fs import FileSelector, FileType
+
+        root = self._folder.file(*FILES)
+        found = self._folder.filesystem.get_file_info(FileSelector(root, allow_not_found=True, recursive=True))
+        names = [info.path.removeprefix(f"{root}/") for info in found if info.type == FileType.File]
+        return [(name, self._folder.read_bytes(*FILES, name)) for name in sorted(names)]
+
+    def clear(self, name: str) -> None:
+        """Removes a file."""
+        self._folder.filesystem.delete_file(self._folder.file(*FILES, name))
 
 
 def spools(folder: RunFolder) -> list[str]:

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 import lowland.platform
-from lowland.platform.recipe import Recipe
+from lowland.platform.recipe import ImageClassificationRecipe, Recipe
 from lowland.platform.recipe.dump import dump, flatten
 from lowland.platform.runs import RunFolder
 from lowland.platform.tracking.delivery import deliver_spools
@@ -224,6 +224,8 @@ def search_tags(recipe: Recipe, attempt: int) -> dict[str, str]:
 
 def model_name(recipe: Recipe) -> str:
     """The folder's or hub's name of the model, or the type of one built from a configuration."""
+    if isinstance(recipe, ImageClassificationRecipe) and recipe.model.architecture is not None:
+        return recipe.model.architecture
     if recipe.model.path is not None:
         return recipe.model.path.rstrip("/").rpartition("/")[2] or recipe.model.path
     return str((recipe.model.config or {}).get("model_type", "unknown"))

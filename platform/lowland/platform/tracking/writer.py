@@ -9,7 +9,7 @@ from itertools import islice
 
 from lowland.platform.runs import RunFolder
 from lowland.platform.tracking.delivery import BATCH, Delivery
-from lowland.platform.tracking.points import Point, Spool, points
+from lowland.platform.tracking.points import FileSpool, Point, Spool, points
 from lowland.platform.tracking.store import first_line
 
 log = logging.getLogger(__name__)
@@ -39,8 +39,10 @@ class MetricWriter:
         self._uri = uri
         self._run_id = run_id
         self._spool = Spool(folder, name)
+        self._file_spool = FileSpool(folder)
         self._flush_seconds = flush_seconds
         self._queue: deque[tuple[int, dict[str, float], float]] = deque()
+        self._files: deque[tuple[str, bytes]] = deque()
         self._pending: deque[Point] = deque()
         self._delivery: Delivery | None = None
         self._spool_read = False
@@ -56,6 +58,12 @@ class MetricWriter:
         if self._thread is None:
             self._start()
 
+    def file(self, name: str, content: bytes) -> None:
+        """Queues a file, to be an artifact of the run under this relative path; returns at once."""
+        self._files.append((name, content))
+        if self._thread is None:
+            self._start()
+
     def persist(self) -> None:
         """Writes what is undelivered to the run folder, if anything is.
 
@@ -67,6 +75,8 @@ class MetricWriter:
                 self._gather()
                 if self._pending:
                     self._save()
+                for name, content in list(self._files):
+                    self._file_spool.save(name, content)
         except Exception:
             log.warning("undelivered metrics could not be written to the run folder", exc_info=True)
 
@@ -74,13 +84,13 @@ class MetricWriter:
         """Sends the rest, waiting at most `timeout` seconds; what is left then goes to the run folder.
 
         Returns:
-            The number of points that are not known to be delivered.
+            The number of points and files that are not known to be delivered.
         """
         self._closing.set()
         if self._thread is not None:
             self._thread.join(timeout)
         self.persist()
-        return len(self._pending) + sum(len(values) for _, values, _ in self._queue)
+        return len(self._pending) + sum(len(values) for _, values, _ in self._queue) + len(self._files)
 
     def _start(self) -> None:
         with self._lock:
@@ -105,6 +115,9 @@ class MetricWriter:
             while self._pending:
                 self._send_batch(self._delivery)
             self._clear_spool()
+            while self._files:  # this thread alone removes
+                self._delivery.send_file(*self._files[0])
+                self._files.popleft()
         except Exception as error:
             self._delivery = None
             if not self._away:  # once per outage, not once per attempt

@@ -19,6 +19,7 @@ from lowland.trainers.checkpoints.parts import (
 from lowland.trainers.checkpoints.retention import to_remove
 from lowland.trainers.checkpoints.store import CheckpointStore
 from lowland.trainers.engines import Engine
+from lowland.trainers.engines.state import persistent_buffers
 from lowland.trainers.errors import DataError, LowlandError, RunError
 from lowland.trainers.recipe import CheckpointConfig
 from lowland.trainers.world import World
@@ -79,7 +80,8 @@ class Checkpointer:
         pieces = self._engine.pieces() if writes else iter(())
         owned = self._engine.owned_state()
         rng = generator_states(self._world.device)
-        entry = self._store.add(step, part_name(rank), lambda path: write_part(path, pieces, owned, rng))
+        buffers = list(persistent_buffers(self._engine.module)) if rank == 0 else []
+        entry = self._store.add(step, part_name(rank), lambda path: write_part(path, pieces, owned, rng, buffers))
         self._before_commit()
         return entry
 
@@ -168,6 +170,7 @@ class Checkpointer:
                 for piece in self._engine.pieces():
                     reader.load(piece)
                 self._engine.load_owned_state(reader.owned)
+                reader.load_buffers(persistent_buffers(self._engine.module))
             if world.rank < manifest.world_size:
                 restore_generators(read_rng(folder / part_name(world.rank)), world.device)
         return manifest

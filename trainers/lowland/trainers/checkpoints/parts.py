@@ -1,7 +1,8 @@
 """One rank's part of a checkpoint: pieces of parameters by name and offset, in safetensors.
 
 Keys are `piece|<state>|<offset>|<parameter>`, `scalar|<state>||<parameter>`, `owned|<state>||<parameter>` (state of
-a whole parameter that one rank keeps; `number|...` if it is a Python number) and `rng|<generator>||`.
+a whole parameter that one rank keeps; `number|...` if it is a Python number), `buffer|||<buffer>` (alike on all ranks,
+written by the first) and `rng|<generator>||`.
 A reader asks for any range of a parameter and is served from whichever parts hold it, so that world
 size and ZeRO stage may differ from the writer's.
 """
@@ -25,8 +26,14 @@ Owned = Mapping[str, Mapping[str, Tensor | float]]
 """By parameter and state: what a rank keeps of whole parameters."""
 
 
-def write_part(path: Path, pieces: Iterable[StatePiece], owned: Owned, rng: dict[str, Tensor]) -> None:
-    """Writes a rank's pieces, the whole parameters' state that it keeps, and its generators."""
+def write_part(
+    path: Path,
+    pieces: Iterable[StatePiece],
+    owned: Owned,
+    rng: dict[str, Tensor],
+    buffers: Iterable[tuple[str, Tensor]] = (),
+) -> None:
+    """Writes a rank's pieces, the whole parameters' state that it keeps, its generators, and buffers of the model."""
     tensors: dict[str, Tensor] = {f"rng|{name}||": state for name, state in rng.items()}
     for piece in pieces:
         for key, tensor in piece.tensors.items():
@@ -40,6 +47,8 @@ def write_part(path: Path, pieces: Iterable[StatePiece], owned: Owned, rng: dict
                 tensors[f"owned|{key}||{name}"] = value.detach().to("cpu", copy=True).contiguous()
             else:
                 tensors[f"number|{key}||{name}"] = torch.tensor(value, dtype=_number_type(value))
+    for name, buffer in buffers:
+        tensors[f"buffer|||{name}"] = buffer.detach().to("cpu", copy=True).contiguous()
     save_file(tensors, path)
 
 
@@ -69,6 +78,7 @@ class PartReader:
         self._pieces: dict[str, dict[str, list[_Range]]] = {}
         self._scalars: dict[str, dict[str, tuple[Any, str]]] = {}
         self._owned: dict[str, dict[str, tuple[Any, str]]] = {}
+        self._buffers: dict[str, tuple[Any, str]] = {}
         for path in paths:
             self._index(self._stack.enter_context(safe_open(path, framework="pt")))
 
@@ -91,6 +101,8 @@ class PartReader:
                 self._scalars.setdefault(name, {})[state] = (file, key)
             elif kind in ("owned", "number"):
                 self._owned.setdefault(name, {})[state] = (file, key)
+            elif kind == "buffer":
+                self._buffers[name] = (file, key)
 
     def owned(self, name: str) -> dict[str, Tensor | float]:
         """The state of a whole parameter that one rank kept; empty if none did."""
@@ -99,6 +111,20 @@ class PartReader:
             value: Tensor = file.get_tensor(key)
             found[state] = value.item() if key.startswith("number|") else value
         return found
+
+    def load_buffers(self, buffers: Iterable[tuple[str, Tensor]]) -> None:
+        """Fills the buffers of a model.
+
+        Raises:
+            DataError: one is not here, or of another shape.
+        """
+        for name, buffer in buffers:
+            file, key = self._buffers.get(name, (None, ""))
+            found = file.get_tensor(key) if file is not None else None
+            if found is None or found.shape != buffer.shape:
+                here = "missing" if found is None else f"of the shape {list(found.shape)}"
+                raise DataError(f"the buffer {name} is {here}: {_OTHER}")
+            buffer.copy_(found)
 
     def check_parameters(self, names: set[str]) -> None:
         """Compares the parameters held with those of a model.

@@ -243,7 +243,7 @@ class DeepSpeedEngine:
                 if whole is not None:
                     yield name, whole
         if self._world.rank == 0:
-            yield from state.persistent_buffers(self.module)
+            yield from ((name, buffer.cpu()) for name, buffer in state.persistent_buffers(self.module))
 
     def close(self) -> None:
         """Frees DeepSpeed's buffers and hooks."""

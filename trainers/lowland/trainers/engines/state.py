@@ -125,8 +125,8 @@ def set_lr(optimizer: Optimizer, factor: float) -> None:
 
 
 def persistent_buffers(module: nn.Module) -> Iterator[tuple[str, Tensor]]:
-    """The buffers that belong to a module's state, on the CPU."""
+    """The buffers that belong to a module's state, themselves."""
     persistent = module.state_dict().keys()
     for name, buffer in module.named_buffers():
         if name in persistent:
-            yield name, buffer.detach().cpu()
+            yield name, buffer.detach()

@@ -44,7 +44,10 @@ class TorchEngine:
         self._apart = WorkerGroups.of(optimizer, world)
         if world.size > 1 and (self._apart is None or self._apart.size > 1):
             process_group = self._apart.process_group if self._apart else None
-            self._model = DistributedDataParallel(module, process_group=process_group, gradient_as_bucket_view=True)
+            # Buffers are alike on all ranks as it is, and copying them in each forward pass would cost.
+            self._model = DistributedDataParallel(
+                module, process_group=process_group, gradient_as_bucket_view=True, broadcast_buffers=False
+            )
 
     def accumulate(self, inputs: Inputs, *, scale: float, last: bool) -> Tensor:
         """Forward and backward; DDP, which averages, reduces with the last micro-batch."""
@@ -163,7 +166,7 @@ class TorchEngine:
             with self._point.at_evaluation_weights():
                 for name, parameter in self.module.named_parameters():
                     yield name, parameter.detach().to("cpu", copy=True)
-            yield from state.persistent_buffers(self.module)
+            yield from ((name, buffer.cpu()) for name, buffer in state.persistent_buffers(self.module))
 
     def close(self) -> None:
         """Nothing to release."""

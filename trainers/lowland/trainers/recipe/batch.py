@@ -47,8 +47,43 @@ class BatchConfig(Section):
             assert self.global_sequences is not None
             name, total = "batch.global_sequences", self.global_sequences
             parts = f"batch.micro_batch ({self.micro_batch}) x workers ({workers})"
-        if total % per_pass:
-            below, above = total // per_pass * per_pass, -(-total // per_pass) * per_pass
-            nearest = f"{below} or {above}" if below else f"{above}"
-            raise ValueError(f"{name} ({total}) must be a multiple of {parts} = {per_pass}; nearest: {nearest}")
-        return total // per_pass
+        return _divided(name, total, per_pass, parts)
+
+
+class ImageBatchConfig(Section):
+    """The global batch of an optimizer step; its cut into micro-batches changes what BatchNorm sees, nothing else."""
+
+    micro_batch: Count
+    """Images per worker in one forward and backward pass."""
+    accumulation: Count | None = None
+    """Micro-batches per worker and optimizer step; 1 if no global size is given either."""
+    global_images: Count | None = None
+    """Images per optimizer step over all workers, instead of `accumulation`."""
+    max_grad_norm: Annotated[float, Field(gt=0)] | None = None
+    """Gradients are scaled down to this global norm; null leaves them as they are."""
+
+    @model_validator(mode="after")
+    def _one_size(self) -> "ImageBatchConfig":
+        if self.accumulation is not None and self.global_images is not None:
+            raise ValueError("give one of accumulation, global_images; both are given")
+        return self
+
+    def accumulation_steps(self, *, workers: int) -> int:
+        """Micro-batches per worker and optimizer step.
+
+        Raises:
+            ValueError: the global size is not a whole number of micro-batches on every worker.
+        """
+        if self.global_images is None:
+            return self.accumulation or 1
+        parts = f"batch.micro_batch ({self.micro_batch}) x workers ({workers})"
+        return _divided("batch.global_images", self.global_images, self.micro_batch * workers, parts)
+
+
+def _divided(name: str, total: int, per_pass: int, parts: str) -> int:
+    """How many passes make the total, which must be a whole number."""
+    if total % per_pass:
+        below, above = total // per_pass * per_pass, -(-total // per_pass) * per_pass
+        nearest = f"{below} or {above}" if below else f"{above}"
+        raise ValueError(f"{name} ({total}) must be a multiple of {parts} = {per_pass}; nearest: {nearest}")
+    return total // per_pass

@@ -2,7 +2,9 @@
 
 from typing import Literal
 
+from lowland.trainers.recipe.batch import BatchConfig
 from lowland.trainers.recipe.data import PackedTextConfig
+from lowland.trainers.recipe.evaluation import EvaluationConfig
 from lowland.trainers.recipe.model import LanguageModelConfig
 from lowland.trainers.recipe.train import TrainConfig
 
@@ -16,3 +18,7 @@ class CausalLMConfig(TrainConfig):
     """The language model."""
     data: PackedTextConfig
     """The prepared text."""
+    batch: BatchConfig
+    """The global batch and its cut."""
+    evaluation: EvaluationConfig = EvaluationConfig()
+    """When and on how much to evaluate."""

@@ -19,3 +19,16 @@ class EvaluationConfig(Section):
     """Use only the first n held-out sequences after these; null uses all."""
     micro_batch: Annotated[int, Field(ge=1)] | None = None
     """Sequences per worker in one forward pass; null takes the training's."""
+
+
+class ImageEvaluationConfig(Section):
+    """Evaluation on the held-out images, always the same ones, and once more at the end."""
+
+    every: Interval | None = Amount(1, "epochs")
+    """Interval between evaluations; null evaluates at the end only."""
+    max_images: Annotated[int, Field(ge=1)] | None = None
+    """Use only the first n held-out images; null uses all."""
+    micro_batch: Annotated[int, Field(ge=1)] | None = None
+    """Images per worker in one forward pass; null takes the training's."""
+    pictures: bool = True
+    """At the end, a picture of the confusion matrix and one of mistakes, kept with the run."""

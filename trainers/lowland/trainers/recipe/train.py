@@ -5,9 +5,9 @@ from typing import Annotated, Literal
 from pydantic import Field, model_validator
 
 from lowland.trainers.recipe.amounts import TrainingLength
-from lowland.trainers.recipe.batch import BatchConfig
+from lowland.trainers.recipe.batch import BatchConfig, ImageBatchConfig
 from lowland.trainers.recipe.checkpoints import CheckpointConfig
-from lowland.trainers.recipe.evaluation import EvaluationConfig
+from lowland.trainers.recipe.evaluation import EvaluationConfig, ImageEvaluationConfig
 from lowland.trainers.recipe.measures import MeasuresConfig
 from lowland.trainers.recipe.optimizers import OptimizerConfig
 from lowland.trainers.recipe.schedule import ConstantSchedule, ScheduleConfig
@@ -37,11 +37,11 @@ class TrainConfig(Section):
     """The optimizer and its own fields."""
     schedule: ScheduleConfig = ConstantSchedule(name="constant")
     """The learning-rate schedule."""
-    batch: BatchConfig
+    batch: BatchConfig | ImageBatchConfig
     """The global batch and its cut."""
     sharding: ShardingConfig = ShardingConfig()
     """Engine, ZeRO stage and offload."""
-    evaluation: EvaluationConfig = EvaluationConfig()
+    evaluation: EvaluationConfig | ImageEvaluationConfig = EvaluationConfig()
     """When and on how much to evaluate."""
     checkpoints: CheckpointConfig = CheckpointConfig()
     """When to save and what to keep."""

@@ -1,7 +1,7 @@
 """Next-token prediction on packed text."""
 
 import math
-from collections.abc import Generator
+from collections.abc import Generator, Mapping
 from pathlib import Path
 
 import torch
@@ -22,6 +22,7 @@ from lowland.trainers.models import (
     prepare_for_training,
     save_model,
 )
+from lowland.trainers.monitor import Monitor
 from lowland.trainers.recipe import CausalLMConfig
 from lowland.trainers.tasks.task import Sizes, StepInputs
 from lowland.trainers.world import World
@@ -59,6 +60,16 @@ class CausalLMTask:
                 f"'{self._config.model.attention}' lets a document see the one before it in its row; "
                 "choose another model.attention, or accept it with data.boundaries: ignore"
             )
+
+    def report(self, monitor: Monitor) -> None:
+        """Nothing: what was left out of the data was told when it was prepared."""
+
+    def stepped(self, engine: Engine, *, applied: bool) -> None:
+        """Nothing is kept beside the weights."""
+
+    def pictures(self) -> Mapping[str, bytes]:
+        """None."""
+        return {}
 
     def _probe(self, engine: Engine, filler: int) -> float:
         """The loss of a document behind another one of `filler` tokens."""
@@ -149,12 +160,14 @@ class CausalLMTask:
         except ValueError as error:
             raise RecipeError(str(error)) from None
         examples = batch.micro_batch * accumulation * self._world.size
+        parameters = num_parameters(self._model_config)
         return Sizes(
             tokens_per_step=examples * length,
             examples_per_step=examples,
             steps_per_epoch=len(self._train) / examples,
             accumulation=accumulation,
-            parameters=num_parameters(self._model_config),
+            parameters=parameters,
+            flops_per_step=6 * parameters * examples * length,
         )
 
 

@@ -1,6 +1,6 @@
 """What the training loop needs of a task."""
 
-from collections.abc import Generator, Sequence
+from collections.abc import Generator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -8,6 +8,7 @@ from typing import Protocol
 from torch import nn
 
 from lowland.trainers.engines import Engine, Inputs
+from lowland.trainers.monitor import Monitor
 
 
 @dataclass(frozen=True)
@@ -26,14 +27,16 @@ class Sizes:
     """Numbers of a training that its data decide."""
 
     tokens_per_step: int
-    """Over all ranks, padding included."""
+    """Over all ranks, padding included; 0 for what has no tokens."""
     examples_per_step: int
     """Over all ranks."""
     steps_per_epoch: float
     accumulation: int
     """Micro-batches per rank and step."""
     parameters: int
-    """Of the model, tied ones once; what 6N FLOPs per token are counted with."""
+    """Of the model, tied ones once."""
+    flops_per_step: float
+    """Model FLOPs over all ranks, forward and backward, without recomputation."""
 
 
 class Task(Protocol):
@@ -50,11 +53,20 @@ class Task(Protocol):
     def check(self, engine: Engine) -> None:
         """Checks that need the built model; collective.  Raises UserError."""
 
+    def report(self, monitor: Monitor) -> None:
+        """Tells what is to be known of the data; once, before the first step of this process."""
+
     def steps(self, first_example: int) -> Generator[StepInputs]:
         """The endless stream of this rank's steps from an example on."""
 
+    def stepped(self, engine: Engine, *, applied: bool) -> None:
+        """Called after every step with whether it changed the weights; collective."""
+
     def evaluate(self, engine: Engine) -> dict[str, float]:
         """Metrics on the held-out set, the same on every rank and at every world size; collective."""
+
+    def pictures(self) -> Mapping[str, bytes]:
+        """Of the latest evaluation, as PNG files by name; asked of rank 0 alone, after the last evaluation."""
 
     def export(self, engine: Engine, folder: Path, card: str) -> None:
         """Writes the final model; rank 0 writes, collective."""

@@ -19,7 +19,7 @@ from lowland.trainers.recipe.methods.constraints import (
 )
 from lowland.trainers.recipe.methods.labels import LabelNoiseConfig
 from lowland.trainers.recipe.methods.losses import IGBConfig
-from lowland.trainers.recipe.methods.pruning import MagnitudePruningConfig
+from lowland.trainers.recipe.methods.pruning import DemPConfig, MagnitudePruningConfig
 from lowland.trainers.recipe.methods.robustness import (
     FixedETFConfig,
     IRMConfig,
@@ -36,6 +36,7 @@ __all__ = [
     "CEAGConfig",
     "ConstraintConfig",
     "ConstraintsConfig",
+    "DemPConfig",
     "FixedETFConfig",
     "IGBConfig",
     "IRMConfig",
@@ -64,6 +65,7 @@ MethodConfig = Annotated[
     | ConstraintsConfig
     | CEAGConfig
     | MagnitudePruningConfig
+    | DemPConfig
     | IGBConfig,
     Field(discriminator="name"),
 ]

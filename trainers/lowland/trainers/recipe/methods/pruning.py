@@ -1,11 +1,11 @@
 """Methods that make a network smaller."""
 
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field, model_validator
 
-from lowland.trainers.recipe.amounts import Amount
-from lowland.trainers.recipe.methods.base import MethodSection, Point
+from lowland.trainers.recipe.amounts import Amount, Units
+from lowland.trainers.recipe.methods.base import MethodSection, NotNegative, Point
 from lowland.trainers.recipe.optimizers.mixed import Kind
 
 
@@ -44,3 +44,21 @@ class MagnitudePruningConfig(MethodSection):
         if "rewind_to" in self.model_fields_set and self.rewind != "weights":
             raise ValueError("rewind_to is of rewind: weights; remove it")
         return self
+
+
+class DemPConfig(MethodSection):
+    """Units are pushed to where their ReLU is always 0, and dead ones are taken out; for lowland's ResNets."""
+
+    whole_weights: ClassVar[bool] = True
+    eager: ClassVar[bool] = True
+
+    name: Literal["demp"]
+    """Dead units pruned."""
+    strength: NotNegative = 0.1
+    """Peak of the factor of the penalty, the sum of |scale| of the norms before these ReLUs."""
+    noise: NotNegative = 5e-5
+    """Peak of the deviation of the noise that is added to the weights of live units after each step."""
+    span: Point = Amount(85, "%")
+    """Length of the cycle in which both rise and fall."""
+    every: Annotated[Amount, Units("steps", "epochs")] = Amount(5, "epochs")
+    """Interval between removals of units that let nothing through in the whole of it."""

@@ -1,0 +1,91 @@
+"""Mistakes between fields of an image classifier's recipe, as far as they show without a cluster; see `checks`."""
+
+from collections.abc import Iterator
+
+from lowland.platform.recipe.conflict import Conflict
+from lowland.platform.recipe.local_files import local_folder
+from lowland.platform.recipe.model import ScalingConfig
+from lowland.trainers.recipe import (
+    Amount,
+    AugmentationConfig,
+    ImageBatchConfig,
+    ImageDataConfig,
+    ImageModelConfig,
+    ScheduleConfig,
+)
+
+IMAGE_METRICS = (
+    "eval/loss",
+    "eval/accuracy",
+    "eval/top5_accuracy",
+    "eval/mean_class_accuracy",
+    "eval/worst_class_accuracy",
+    "eval/worst_group_accuracy",
+    "eval/calibration_error",
+)
+"""What checkpoints can be ranked by."""
+
+
+def check_image_data(data: ImageDataConfig) -> Iterator[Conflict]:
+    """Images that are not there."""
+    for name in ("path", "held_out_path"):
+        path = getattr(data, name)
+        folder = local_folder(path) if path is not None and path != "digits" else None
+        if folder is None or any(character in path for character in "*?["):
+            continue
+        if not folder.expanduser().exists():
+            text = "no such file or folder; give Parquet files, a folder with a subfolder for each class, or digits"
+            yield Conflict(("data", name), path, text)
+    if data.group_column is not None and data.path == "digits":
+        yield Conflict(("data", "group_column"), data.group_column, "digits have no groups; remove it")
+
+
+def check_image_batch(batch: ImageBatchConfig, model: ImageModelConfig, scaling: ScalingConfig) -> Iterator[Conflict]:
+    """A global batch that cannot be cut evenly, or is cut where BatchNorm wants it whole."""
+    try:
+        accumulation = batch.accumulation_steps(workers=scaling.workers)
+    except ValueError as error:
+        text = str(error).removeprefix(f"batch.global_images ({batch.global_images}) ")
+        yield Conflict(("batch", "global_images"), batch.global_images, text.replace("x workers", "x scaling.workers"))
+        return
+    if accumulation > 1 and model.batch_norm == "global":
+        text = (
+            f"needs a step in one pass, and it is {accumulation}: raise batch.micro_batch or scaling.workers, or set "
+            "batch_norm: micro_batch"
+        )
+        yield Conflict(("model", "batch_norm"), model.batch_norm, text)
+
+
+def check_image_schedule(length: Amount, schedule: ScheduleConfig) -> Iterator[Conflict]:
+    """Warm-up and cool-down that do not fit into the training, as far as that shows without the data."""
+    cooldown: Amount | None = getattr(schedule, "cooldown", None)
+    total = 0.0
+    for part in (schedule.warmup, cooldown):
+        if part is not None and part.unit == "%":
+            total += part.value / 100
+        elif part is not None and part.unit == length.unit and length.value:
+            total += part.value / length.value
+    if total > 1:
+        both = f"with schedule.cooldown ({cooldown}) " if cooldown is not None else ""
+        text = f"{both}longer than length ({length}); shorten the schedule or train longer"
+        yield Conflict(("schedule", "warmup"), schedule.warmup, text)
+
+
+def check_image_size(
+    data: ImageDataConfig, model: ImageModelConfig, augmentation: AugmentationConfig
+) -> Iterator[Conflict]:
+    """Patches and paddings that a side of the images does not allow."""
+    if data.size is None:
+        return
+    if (model.architecture or "").startswith("vit-") and data.size % model.patch_size:
+        yield Conflict(("model", "patch_size"), model.patch_size, f"must divide data.size ({data.size})")
+    if augmentation.padding_mode == "reflect" and augmentation.padding >= data.size:
+        text = f"must be less than data.size ({data.size}) with padding_mode: reflect"
+        yield Conflict(("augmentation", "padding"), augmentation.padding, text)
+
+
+def check_image_accelerator(scaling: ScalingConfig) -> Iterator[Conflict]:
+    """A type of GPU, asked for without GPUs."""
+    if scaling.gpus_per_worker == 0 and scaling.accelerator_type is not None:
+        text = "needs a GPU, and scaling.gpus_per_worker is 0; set it to 1 or remove the type"
+        yield Conflict(("scaling", "accelerator_type"), scaling.accelerator_type, text)

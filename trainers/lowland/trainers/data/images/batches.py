@@ -1,0 +1,212 @@
+"""Batches of images for training and evaluation, the same global batches at every world size."""
+
+from collections.abc import Generator, Iterator
+from dataclasses import dataclass
+from functools import partial
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from lowland.trainers.data.images import augment
+from lowland.trainers.data.images.chance import Purpose, Uniforms, uniforms
+from lowland.trainers.data.images.collection import Crop, ImageSet, Numbers
+from lowland.trainers.data.images.mixing import MIXING_NUMBERS, mixture, paste
+from lowland.trainers.data.images.randaugment import numbers_for, randaugment
+from lowland.trainers.data.order import Order
+from lowland.trainers.data.prefetch import prefetched
+from lowland.trainers.recipe import AugmentationConfig
+
+
+@dataclass(frozen=True)
+class ImageBatch:
+    """Images for one forward pass: CPU tensors."""
+
+    images: Tensor
+    """uint8 [B, C, S, S]."""
+    labels: Tensor
+    """int64 [B]."""
+    rows: Tensor
+    """int64 [B]: numbers of the images in their set."""
+    groups: Tensor | None
+    """int64 [B]."""
+    other_labels: Tensor | None = None
+    """int64 [B]: labels of what is mixed in; None without mixing, as are the next three."""
+    label_weights: Tensor | None = None
+    """float32 [B]: weight of `labels`; what is left is that of `other_labels`."""
+    others: Tensor | None = None
+    """uint8 [B, C, S, S]: images to blend with, for MixUp."""
+    pixel_weights: Tensor | None = None
+    """float32 [B]: weight of `images` against `others`."""
+
+
+@dataclass(frozen=True)
+class ImageStep:
+    """One rank's part of a global batch."""
+
+    micro_batches: list[ImageBatch]
+    first_example: int
+    """Place of the global batch in the stream of examples."""
+    rows: Numbers
+    """Of this rank, micro-batch after micro-batch."""
+
+
+class TrainImages:
+    """The endless stream of a rank's steps; cut as `TrainBatches` cuts text.
+
+    What is done to an example depends on seed, epoch and image alone, and with mixing on its neighbour in the stream.
+
+    Args:
+        images: to train on.
+        config: what is done to them.
+        colour: uint8 [C], with which erasing fills.
+        seed: of the training.
+        micro_batch: images of one forward pass.
+        accumulation: micro-batches of a rank and step.
+        rank: of this process.
+        world_size: ranks.
+        start_example: place in the stream to begin at.
+        prefetch: steps made ready ahead.
+    """
+
+    def __init__(
+        self,
+        images: ImageSet,
+        config: AugmentationConfig,
+        *,
+        colour: Tensor,
+        seed: int,
+        micro_batch: int,
+        accumulation: int = 1,
+        rank: int = 0,
+        world_size: int = 1,
+        start_example: int = 0,
+        prefetch: int = 2,
+    ) -> None:
+        self.global_size = micro_batch * accumulation * world_size
+        self._images, self._config, self._colour, self._seed = images, config, colour, seed
+        self._order = Order(len(images), seed)
+        self._micro_batch, self._accumulation = micro_batch, accumulation
+        self._rank, self._world_size = rank, world_size
+        self._start, self._prefetch = start_example, prefetch
+
+    def __iter__(self) -> Generator[ImageStep]:
+        """A new stream from `start_example`; close() it to end its thread at once."""
+        return prefetched(self._steps(), self._prefetch)
+
+    def _steps(self) -> Generator[ImageStep]:
+        first = self._start
+        while True:
+            starts = [
+                first + (micro * self._world_size + self._rank) * self._micro_batch
+                for micro in range(self._accumulation)
+            ]
+            batches = [self.batch(start, self._micro_batch) for start in starts]
+            rows = np.concatenate([batch.rows.numpy() for batch in batches])
+            yield ImageStep(batches, first, rows)
+            first += self.global_size
+
+    def batch(self, first: int, count: int) -> ImageBatch:
+        """The examples first, first + 1, … of the stream as they are trained on."""
+        if not (self._config.mixup or self._config.cutmix):
+            examples, rows = self._examples(first, count)
+            return self._labelled(self._augmented(examples, rows), rows)
+        return self._mixed(first, count)
+
+    def _examples(self, first: int, count: int) -> tuple[Numbers, Numbers]:
+        return np.arange(first, first + count, dtype=np.int64), self._order.examples(first, count)
+
+    def _labelled(self, pixels: Tensor, rows: Numbers) -> ImageBatch:
+        return _batch(self._images, pixels, rows)
+
+    def _mixed(self, first: int, count: int) -> ImageBatch:
+        """A batch with each example's neighbour, whose images are made once."""
+        start = first - first % 2
+        end = first + count + (first + count) % 2
+        examples, rows = self._examples(start, end - start)
+        pixels = self._augmented(examples, rows)
+        own = np.arange(first - start, first - start + count)
+        partners = own ^ 1
+        numbers = self._uniforms("mixing", examples, rows, MIXING_NUMBERS)[own]
+        height, width = pixels.shape[-2:]
+        mix = mixture(numbers, mixup=self._config.mixup, cutmix=self._config.cutmix, height=height, width=width)
+        images, others = pixels[torch.from_numpy(own)], pixels[torch.from_numpy(partners)]
+        plain = self._labelled(paste(images, others, mix.boxes), rows[own])
+        blends = bool(self._config.mixup)
+        return ImageBatch(
+            plain.images,
+            plain.labels,
+            plain.rows,
+            plain.groups,
+            other_labels=torch.from_numpy(self._images.labels[rows[partners]]),
+            label_weights=torch.from_numpy(mix.labels).float(),
+            others=others if blends else None,
+            pixel_weights=torch.from_numpy(mix.pixels).float() if blends else None,
+        )
+
+    def _augmented(self, examples: Numbers, rows: Numbers) -> Tensor:
+        """Bytes of examples after all that is done to one image alone: uint8 [B, C, S, S]."""
+        config, draw = self._config, partial(self._uniforms, examples=examples, rows=rows)
+        flips = draw("flip", count=1)[:, 0] < config.flip
+        shifts = None
+        if config.resized_crop is not None:
+            pixels = self._parts(draw("crop", count=augment.CROP_NUMBERS), rows)
+        else:
+            pixels = self._images.pixels(rows)
+            shifts = draw("crop", count=2) if config.padding else None
+        pixels = augment.padded_crop(pixels, shifts, flips, padding=config.padding, mode=config.padding_mode)
+        if (chosen := config.randaugment) is not None:
+            numbers = draw("randaugment", count=numbers_for(chosen.operations))
+            pixels = randaugment(pixels, numbers, operations=chosen.operations, magnitude=chosen.magnitude)
+        if (erasing := config.erasing) is not None:
+            numbers = draw("erasing", count=augment.ERASING_NUMBERS)
+            how = {"probability": erasing.probability, "area": erasing.area, "ratio": erasing.ratio}
+            pixels = augment.erase(pixels, numbers, **how, colour=self._colour)  # type: ignore[arg-type]
+        return pixels
+
+    def _parts(self, numbers: Uniforms, rows: Numbers) -> Tensor:
+        """Random parts of images: of the originals, or of the pixels in memory."""
+        crop = self._config.resized_crop
+        assert crop is not None
+        part = partial(augment.part_of_image, area=crop.area, ratio=crop.ratio)
+        if not self._images.cached:
+            crops: list[Crop] = [partial(part, each) for each in numbers]
+            return self._images.pixels(rows, crops)
+        pixels = self._images.pixels(rows)
+        height, width = pixels.shape[-2:]
+        return augment.resized_parts(pixels, np.array([part(each, width, height) for each in numbers]))
+
+    def _uniforms(self, purpose: Purpose, examples: Numbers, rows: Numbers, count: int) -> Uniforms:
+        return uniforms(purpose, seed=self._seed, epochs=examples // self._order.rows, images=rows, count=count)
+
+
+class HeldOutImages:
+    """A rank's part of the held-out images: the first `max_images`, or all.
+
+    Every rank yields the same number of batches, all of the same size, as forward passes under ZeRO-3 are collective;
+    images beyond the last one are repeated and do not count.
+    """
+
+    def __init__(
+        self, images: ImageSet, *, micro_batch: int, rank: int = 0, world_size: int = 1, max_images: int | None = None
+    ) -> None:
+        self._images, self._micro_batch = images, micro_batch
+        self._rank, self._world_size = rank, world_size
+        self.count = min(len(images), max_images or len(images))
+        """Images over all ranks."""
+
+    def __len__(self) -> int:
+        return -(-self.count // (self._micro_batch * self._world_size))
+
+    def __iter__(self) -> Iterator[tuple[ImageBatch, int]]:
+        """Batches, and how many of their first images count."""
+        for turn in range(len(self)):
+            first = (turn * self._world_size + self._rank) * self._micro_batch
+            counted = max(0, min(self._micro_batch, self.count - first))
+            rows = np.minimum(np.arange(first, first + self._micro_batch, dtype=np.int64), self.count - 1)
+            yield _batch(self._images, self._images.pixels(rows), rows), counted
+
+
+def _batch(images: ImageSet, pixels: Tensor, rows: Numbers) -> ImageBatch:
+    groups = None if images.groups is None else torch.from_numpy(images.groups[rows])
+    return ImageBatch(pixels, torch.from_numpy(images.labels[rows]), torch.from_numpy(rows), groups)

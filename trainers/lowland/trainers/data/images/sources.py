@@ -1,0 +1,245 @@
+"""Rows of image data as they are stored: encoded images with a label each, from wherever a recipe names."""
+
+import hashlib
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.compute as pc
+from pyarrow import fs
+
+from lowland.trainers.data.sources import SourceFile, list_files, open_filesystem
+from lowland.trainers.data.units import open_parquet
+from lowland.trainers.errors import DataError
+
+DIGITS = "digits"
+"""Names the 1797 digits of 8 x 8 pixels that come with scikit-learn."""
+SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".tif", ".tiff", ".webp", ".ppm", ".pgm")
+"""Files of a class's folder that are taken for images."""
+
+Value = int | str | None
+"""A label or group as it is written; None where there is none."""
+
+
+@dataclass(frozen=True)
+class Columns:
+    """Names of the columns of Parquet files."""
+
+    image: str = "image"
+    label: str = "label"
+    group: str | None = None
+
+
+@dataclass(frozen=True)
+class Rows:
+    """Images that are not yet looked at."""
+
+    labels: Sequence[Value]
+    groups: Sequence[Value] | None
+    images: "Encoded"
+    names: tuple[str, ...] | None
+    """Names of the classes, where the data says them; labels are numbers or these names then."""
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+
+class Encoded:
+    """Encoded images by row: those of Parquet files, whose bytes are held as Arrow has them."""
+
+    def __init__(self, columns: Sequence[pa.ChunkedArray], files: Sequence[str]) -> None:
+        self._columns, self._files = columns, files
+        self._ends = np.cumsum([len(column) for column in columns], dtype=np.int64)
+
+    def read(self, row: int) -> "bytes | npt.NDArray[np.uint8] | None":
+        """The encoded image, or grey pixels [H, W]; None if the row has none."""
+        file, local = self._locate(row)
+        value = self._columns[file][local]
+        data: bytes | None = value.as_py()
+        return data
+
+    def place(self, row: int) -> str:
+        """File and row, for messages; rows count from 0 within their file."""
+        file, local = self._locate(row)
+        return f"{self._files[file]} row {local}"
+
+    def _locate(self, row: int) -> tuple[int, int]:
+        file = int(np.searchsorted(self._ends, row, side="right"))
+        return file, row - (int(self._ends[file - 1]) if file else 0)
+
+
+class Files(Encoded):
+    """Image files, read when they are asked for."""
+
+    def __init__(self, paths: Sequence[str]) -> None:
+        self._paths = paths
+
+    def path(self, row: int) -> str:
+        """The file of a row."""
+        return self._paths[row]
+
+    def read(self, row: int) -> bytes | None:
+        """The file's bytes; None if it is gone."""
+        filesystem, path = open_filesystem(self._paths[row])
+        try:
+            with filesystem.open_input_stream(path, compression=None) as stream:
+                return bytes(stream.read())
+        except OSError:
+            return None
+
+    def place(self, row: int) -> str:
+        """File and row."""
+        return f"{self._paths[row]} (row {row})"
+
+
+class Digits(Encoded):
+    """Pixels that are decoded already."""
+
+    def __init__(self, pixels: npt.NDArray[np.uint8]) -> None:
+        self._pixels = pixels
+
+    def read(self, row: int) -> npt.NDArray[np.uint8]:
+        """Grey pixels [8, 8]."""
+        pixels: npt.NDArray[np.uint8] = self._pixels[row]
+        return pixels
+
+    def place(self, row: int) -> str:
+        """The row."""
+        return f"{DIGITS} row {row}"
+
+
+def read_rows(path: str, columns: Columns) -> Rows:
+    """The rows of a path: `digits`, Parquet files, or a folder with a subfolder of images for each class.
+
+    Raises:
+        DataError: nothing is there, or it is none of these; a column is missing or of the wrong type.
+    """
+    if path == DIGITS:
+        return _digits()
+    filesystem, inside = open_filesystem(path)
+    is_folder = filesystem.get_file_info(inside).type == fs.FileType.Directory
+    files = list_files(path, ("*.parquet",)) if not is_folder or _has_parquet(filesystem, inside) else []
+    return _parquet(files, columns) if files else _folders(filesystem, inside, path)
+
+
+def _digits() -> Rows:
+    from sklearn.datasets import load_digits
+
+    found = load_digits()
+    # Values from 0 to 16.
+    pixels = np.rint(found.images * (255 / 16)).astype(np.uint8)
+    return Rows(found.target.tolist(), None, Digits(pixels), tuple(map(str, range(10))))
+
+
+def _has_parquet(filesystem: fs.FileSystem, folder: str) -> bool:
+    infos = filesystem.get_file_info(fs.FileSelector(folder, recursive=True))
+    return any(info.type == fs.FileType.File and info.path.endswith(".parquet") for info in infos)
+
+
+def _folders(filesystem: fs.FileSystem, folder: str, path: str) -> Rows:
+    """One class for each subfolder, in the order of their names."""
+    found = filesystem.get_file_info(fs.FileSelector(folder))
+    classes = sorted(i.base_name for i in found if i.type == fs.FileType.Directory and not i.base_name.startswith("."))
+    if not classes:
+        raise DataError(f"{path}: neither Parquet files nor a subfolder of images for each class are there")
+    paths, labels = list[str](), list[Value]()
+    for label, name in enumerate(classes):
+        for file in _images(filesystem, f"{folder}/{name}"):
+            paths.append(file)
+            labels.append(label)
+    return Rows(labels, None, Files(paths), tuple(classes))
+
+
+def _images(filesystem: fs.FileSystem, folder: str) -> Iterator[str]:
+    infos = filesystem.get_file_info(fs.FileSelector(folder, recursive=True))
+    paths = sorted(info.path for info in infos if info.type == fs.FileType.File)
+    yield from (path for path in paths if Path(path).suffix.lower() in SUFFIXES)
+
+
+def _parquet(files: Sequence[SourceFile], columns: Columns) -> Rows:
+    images, labels, groups, names = list[pa.ChunkedArray](), list[Value](), list[Value](), None
+    for file in files:
+        if file.format != "parquet":
+            raise DataError(f"{file.path}: not a Parquet file; images come from Parquet files, or from folders")
+        table = _table(file, [columns.image, columns.label, *([columns.group] if columns.group else [])])
+        images.append(_image_column(table, file, columns.image))
+        labels += _values(table, file, columns.label)
+        if columns.group is not None:
+            groups += _values(table, file, columns.group)
+        names = names or _class_names(table.schema.metadata or {}, columns.label)
+    encoded = Encoded(images, [file.path for file in files])
+    return Rows(labels, groups if columns.group is not None else None, encoded, names)
+
+
+def _table(file: SourceFile, names: list[str]) -> pa.Table:
+    with open_parquet(file) as parquet:
+        there = parquet.schema_arrow.names
+        for name in names:
+            if name not in there:
+                raise DataError(f"{file.path}: no column `{name}`; its columns: {', '.join(there)}")
+        try:
+            return parquet.read(names)
+        except (OSError, ValueError) as error:
+            raise DataError(f"{file.path}: cannot be read ({error})") from error
+
+
+def _image_column(table: pa.Table, file: SourceFile, name: str) -> pa.ChunkedArray:
+    """The encoded images as binary values."""
+    column, kind = table[name], table.schema.field(name).type
+    if pa.types.is_struct(kind) and "bytes" in [kind.field(i).name for i in range(kind.num_fields)]:
+        column = pc.struct_field(column, "bytes")
+        kind = column.type
+    if not (pa.types.is_binary(kind) or pa.types.is_large_binary(kind)):
+        raise DataError(
+            f"{file.path}: the column `{name}` holds {kind}; it must hold encoded images, as bytes or as Hugging "
+            "Face's struct with `bytes`"
+        )
+    return column
+
+
+def _values(table: pa.Table, file: SourceFile, name: str) -> list[Value]:
+    kind = table.schema.field(name).type
+    kind = kind.value_type if pa.types.is_dictionary(kind) else kind
+    if not (pa.types.is_integer(kind) or pa.types.is_string(kind) or pa.types.is_large_string(kind)):
+        raise DataError(f"{file.path}: the column `{name}` holds {kind}; it must hold whole numbers or names")
+    values: list[Value] = table[name].to_pylist()
+    return values
+
+
+def _class_names(metadata: dict[bytes, bytes], column: str) -> tuple[str, ...] | None:
+    """What Hugging Face's data sets say of a label column."""
+    try:
+        feature: Any = json.loads(metadata[b"huggingface"])["info"]["features"][column]
+        names = feature["names"]
+    except (KeyError, ValueError, TypeError):
+        return None
+    return tuple(map(str, names)) if isinstance(names, list) else None
+
+
+def image_files(path: str) -> dict[str, int]:
+    """Files of image data and their bytes: all Parquet files, or of folders the first image of each class.
+
+    Raises:
+        DataError: nothing is there.
+    """
+    if path == DIGITS:
+        return {}
+    filesystem, inside = open_filesystem(path)
+    is_folder = filesystem.get_file_info(inside).type == fs.FileType.Directory
+    if not is_folder or _has_parquet(filesystem, inside):
+        return {file.path: file.size for file in list_files(path, ("*.parquet",))}
+    images = _folders(filesystem, inside, path)
+    assert isinstance(images.images, Files)
+    first = {label: images.images.path(row) for row, label in reversed(list(enumerate(images.labels)))}
+    return {file: filesystem.get_file_info(file).size for file in first.values()}
+
+
+def files_digest(files: dict[str, int]) -> str:
+    """sha256 over the names and sizes of files; what is in them is not read."""
+    text = "\n".join(f"{Path(path).name} {size}" for path, size in sorted(files.items()))
+    return hashlib.sha256(text.encode()).hexdigest()

@@ -1,0 +1,119 @@
+"""What training an image classifier will need, without decoding its images or allocating its network.
+
+Activations are not in it: what a convolution keeps depends on the algorithm that the GPU's library picks.
+"""
+
+from dataclasses import dataclass
+
+import torch
+
+from lowland.trainers.data.images.decode import BadImageError, header
+from lowland.trainers.data.images.labels import class_names
+from lowland.trainers.data.images.sources import Columns, read_rows
+from lowland.trainers.errors import DataError, RecipeError
+from lowland.trainers.estimate.activations import ActivationTrace
+from lowland.trainers.estimate.optimizers import optimizer_memory
+from lowland.trainers.estimate.sharding import Memory, Plan, memory
+from lowland.trainers.models import ImageInput, classifier_network, classifier_sizes
+from lowland.trainers.optimizers import parameter_groups
+from lowland.trainers.recipe import ImageClassificationConfig
+
+
+@dataclass(frozen=True)
+class ImageEstimate:
+    """What a training will need."""
+
+    parameters: int
+    classes: int
+    size: int
+    """Side of the images, in pixels."""
+    workers: int
+    stages: dict[int, Memory]
+    """Memory per GPU by ZeRO stage (only 0 for engine torch), without activations."""
+    stage: int
+    """The recipe's own stage."""
+    images_per_step: int
+    """Over all workers."""
+    steps: int
+    forward_flops: int
+    """Of one image."""
+    checkpoint_bytes: int
+    peak_flops: float | None
+    """Of one GPU; None if not known."""
+    mfu: float
+    """Part of the peak that the time assumes."""
+
+    @property
+    def flops(self) -> float:
+        """Of the whole training: forward, and twice that backward."""
+        return 3.0 * self.forward_flops * self.images_per_step * self.steps
+
+    @property
+    def seconds(self) -> float | None:
+        """At the stated MFU, without evaluation, checkpoints and start, if data are never waited for."""
+        return self.flops / (self.peak_flops * self.workers * self.mfu) if self.peak_flops else None
+
+
+def estimate_images(
+    config: ImageClassificationConfig, *, workers: int, peak_flops: float | None = None, mfu: float = 0.4
+) -> ImageEstimate:
+    """Estimates a training.
+
+    Args:
+        config: the training.
+        workers: world size, >= 1.
+        peak_flops: of one GPU, dense, in the training's precision.
+        mfu: part of the peak to assume, in (0, 1].
+
+    Raises:
+        UserError: the data or the model cannot be read, or the batch cannot be cut.
+    """
+    try:
+        accumulation = config.batch.accumulation_steps(workers=workers)
+    except ValueError as error:
+        raise RecipeError(str(error)) from None
+    images = config.batch.micro_batch * accumulation * workers
+    seen, rows = _seen(config)
+    parameters, forward = classifier_sizes(config.model, seen)
+    network = classifier_network(config.model, seen)
+    optimizer = optimizer_memory(config.optimizer, network)
+    groups = tuple(
+        sum(p.numel() for p in group.parameters.values()) for group in parameter_groups(network, config.optimizer)
+    )
+    plan = Plan(workers, config.sharding, config.model.dtype == "bfloat16", accumulation)
+    nothing = ActivationTrace(points=((sum(groups), 0),))
+    largest = max(p.numel() for p in network.parameters())
+    plans = [plan] if config.sharding.engine == "torch" else [plan.at_stage(stage) for stage in range(4)]
+    return ImageEstimate(
+        parameters=parameters,
+        classes=len(seen.classes),
+        size=seen.size,
+        workers=workers,
+        stages={p.sharding.zero_stage: memory(p, groups, optimizer, nothing, largest) for p in plans},
+        stage=config.sharding.zero_stage,
+        images_per_step=images,
+        steps=config.length.in_steps(tokens_per_step=0, steps_per_epoch=rows / images),
+        forward_flops=forward,
+        checkpoint_bytes=int(parameters * (torch.float32.itemsize + optimizer.state)),
+        peak_flops=peak_flops,
+        mfu=mfu,
+    )
+
+
+def _seen(config: ImageClassificationConfig) -> tuple[ImageInput, int]:
+    """What the network sees, as far as labels and the first image say it, and the number of rows to train on."""
+    data = config.data
+    rows = read_rows(data.path, Columns(data.image_column, data.label_column, data.group_column))
+    classes = class_names(rows.labels, rows.names, data.classes, data.path)
+    size = data.size or _first_size(rows.images.read(0), data.path)
+    count = len(rows) if data.held_out_path is not None else len(rows) - max(1, round(data.held_out * len(rows)))
+    grey = (0.5,) * data.channels
+    return ImageInput(size, data.channels, grey, grey, classes.names), count
+
+
+def _first_size(image: object, path: str) -> int:
+    try:
+        found = header(image)  # type: ignore[arg-type]
+    except BadImageError as error:
+        raise DataError(f"{path} row 0: {error.reason} ({error})") from None
+    return found.width

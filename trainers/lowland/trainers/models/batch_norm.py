@@ -1,0 +1,160 @@
+"""BatchNorm whose statistics are a function of the global batch: the same at every world size and on every rank.
+
+Plain BatchNorm moves its running averages in each forward pass, on each rank by its own images.  Here a forward pass in
+training only adds its batch's mean and variance to a sum; when the step is done, `settle` averages those of all
+micro-batches of all ranks and moves the running averages once.  With one micro-batch on one rank that is what plain
+BatchNorm does.  The passes of SAM and its relatives at displaced weights add nothing: `frozen_statistics` hides the
+running averages from them, as from any BatchNorm.
+
+Over which images activations are normalised is another question: each micro-batch by itself, or the micro-batches of
+all ranks together (`synchronised`: two messages of C numbers forward and two backward).  The first depends on
+`micro_batch`, the second on nothing if a step is one pass.
+
+Running averages and all arithmetic on statistics are fp32 whatever the weights are.
+"""
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+from torch.autograd import Function
+from torch.nn import functional
+
+
+class StepBatchNorm2d(nn.BatchNorm2d):
+    """BatchNorm over images [B, C, H, W] with the parameters and buffers of `nn.BatchNorm2d`.
+
+    Args:
+        plain: whose parameters and buffers it takes over.
+        synchronised: normalise over the micro-batches of all ranks.
+    """
+
+    def __init__(self, plain: nn.BatchNorm2d, *, synchronised: bool) -> None:
+        super().__init__(plain.num_features, plain.eps, plain.momentum, plain.affine, plain.track_running_stats)
+        self.weight, self.bias = plain.weight, plain.bias
+        self._buffers.update(plain._buffers)
+        self.synchronised = synchronised
+        # No buffer: DDP would overwrite it with rank 0's, and a checkpoint would hold it.
+        self._gathered = torch.zeros(2 * plain.num_features + 1)
+
+    def forward(self, input: Tensor) -> Tensor:
+        """Normalised activations, in the type of `input`."""
+        weight = None if self.weight is None else self.weight.float()
+        bias = None if self.bias is None else self.bias.float()
+        if not self.training:
+            return functional.batch_norm(input, self.running_mean, self.running_var, weight, bias, False, 0.0, self.eps)
+        if self.synchronised and dist.is_initialized() and dist.get_world_size() > 1:
+            normalised, mean, variance = _synchronised(input.float(), self.eps)
+            if weight is not None and bias is not None:
+                normalised = normalised * weight.view(1, -1, 1, 1) + bias.view(1, -1, 1, 1)
+            normalised = normalised.to(input.dtype)
+        else:
+            mean, variance = (torch.zeros(self.num_features, device=input.device) for _ in range(2))
+            # Momentum 1 leaves the batch's own statistics there, without a pass over the activations for them.
+            normalised = functional.batch_norm(input, mean, variance, weight, bias, True, 1.0, self.eps)
+        if self.running_mean is not None:
+            with torch.no_grad():
+                ones = mean.new_ones(1)
+                self._gathered += torch.cat([mean.detach(), variance.detach(), ones])
+        return normalised
+
+    def gathered(self) -> Tensor:
+        """Sums of means [C], of variances [C], and of the number of passes [1], since `settle`."""
+        return self._gathered
+
+    @torch.no_grad()
+    def settle(self, gathered: Tensor | None) -> None:
+        """Moves the running averages by what all ranks gathered; None moves nothing.  Begins anew either way."""
+        if gathered is not None and self.running_mean is not None and self.running_var is not None:
+            mean, variance, count = gathered.split([self.num_features, self.num_features, 1])
+            momentum = 0.1 if self.momentum is None else self.momentum
+            self.running_mean.lerp_(mean / count, momentum)
+            self.running_var.lerp_(variance / count, momentum)
+            if self.num_batches_tracked is not None:
+                self.num_batches_tracked += 1
+        self._gathered.zero_()
+
+    def _apply(self, fn: Callable[..., Any], recurse: bool = True) -> "StepBatchNorm2d":
+        """Moves with the module, but keeps statistics in fp32."""
+        names = ("running_mean", "running_var")
+        kept = {name: self._buffers[name] for name in names}
+        self._buffers.update(dict.fromkeys(names))
+        super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
+        device = fn(self._gathered).device
+        self._buffers.update({name: None if held is None else held.to(device) for name, held in kept.items()})
+        self._gathered = self._gathered.to(device)
+        return self
+
+
+def use_step_batch_norm(module: nn.Module, *, synchronised: bool) -> nn.Module:
+    """The module with every `nn.BatchNorm2d` in it replaced; names and values of parameters and buffers stay."""
+    for name, child in module.named_children():
+        if type(child) is nn.BatchNorm2d:
+            setattr(module, name, StepBatchNorm2d(child, synchronised=synchronised))
+        else:
+            use_step_batch_norm(child, synchronised=synchronised)
+    return module
+
+
+def settle(module: nn.Module, *, applied: bool) -> None:
+    """Ends a step: all ranks' statistics become running averages, the same on all ranks; collective.
+
+    Args:
+        module: with any number of `StepBatchNorm2d`.
+        applied: whether the step was; the statistics of one that was not are forgotten.
+    """
+    layers = list(_layers(module))
+    if not layers:
+        return
+    if not applied:
+        for layer in layers:
+            layer.settle(None)
+        return
+    gathered = torch.cat([layer.gathered() for layer in layers])
+    if dist.is_initialized() and dist.get_world_size() > 1:
+        dist.all_reduce(gathered)
+    for layer, part in zip(layers, gathered.split([layer.gathered().numel() for layer in layers]), strict=True):
+        layer.settle(part)
+
+
+def _layers(module: nn.Module) -> Iterator[StepBatchNorm2d]:
+    return (layer for layer in module.modules() if isinstance(layer, StepBatchNorm2d) and layer.track_running_stats)
+
+
+class _Total(Function):
+    """The sum over ranks; its gradient is the sum over ranks of the gradients."""
+
+    @staticmethod
+    def forward(context: Any, tensor: Tensor) -> Tensor:
+        total = tensor.clone()
+        dist.all_reduce(total)
+        return total
+
+    @staticmethod
+    def backward(context: Any, *gradients: Tensor) -> Tensor:
+        total = gradients[0].clone()
+        dist.all_reduce(total)
+        return total
+
+
+def _total(tensor: Tensor) -> Tensor:
+    total: Tensor = _Total.apply(tensor)  # type: ignore[no-untyped-call]
+    return total
+
+
+def _synchronised(values: Tensor, eps: float) -> tuple[Tensor, Tensor, Tensor]:
+    """Values [B, C, H, W] normalised over all ranks' values, their mean [C] and unbiased variance [C].
+
+    The mean comes first and deviations from it second: a variance from squares would cancel.
+    """
+    size = values.new_tensor(float(values.numel() // values.shape[1]))
+    totals = _total(torch.cat([values.sum((0, 2, 3)), size.view(1)]))
+    count = totals[-1].detach()
+    mean = totals[:-1] / count
+    centred = values - mean.view(1, -1, 1, 1)
+    squares = _total(centred.square().sum((0, 2, 3)))
+    variance = squares / count
+    normalised = centred * (variance + eps).rsqrt().view(1, -1, 1, 1)
+    return normalised, mean.detach(), (squares / (count - 1).clamp(min=1)).detach()

@@ -1,0 +1,119 @@
+"""Units of a network that can be taken out: channels between two layers that nothing else reads."""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+__all__ = ["Units", "fit_units", "removable_units", "sliced", "without_units"]
+
+_LAYERS = (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.Linear)
+_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
+
+
+@dataclass(frozen=True)
+class Units:
+    """Channels from a layer through its norm and a ReLU to the next layer, by the names of these modules."""
+
+    producer: str
+    norm: str | None
+    relu: str
+    consumer: str
+    count: int
+
+    def tensors(self) -> dict[str, int]:
+        """By name, each tensor of the network that has these units as one of its dimensions, and which."""
+        found = {f"{self.producer}.weight": 0, f"{self.producer}.bias": 0, f"{self.consumer}.weight": 1}
+        if self.norm is not None:
+            found |= {f"{self.norm}.{name}": 0 for name in ("weight", "bias", "running_mean", "running_var")}
+        return found
+
+
+def removable_units(network: nn.Module) -> list[Units]:
+    """All of them: within each `nn.Sequential`, a layer, perhaps BatchNorm, ReLU and a layer of the same kind.
+
+    What a residual sum reads is not among them, since its other summand has as many channels.
+    """
+    return [
+        units
+        for name, module in network.named_modules()
+        if isinstance(module, nn.Sequential)
+        for units in _in_sequence(name, module)
+    ]
+
+
+def _in_sequence(name: str, sequence: nn.Sequential) -> Iterator[Units]:
+    children = [(f"{name}.{key}" if name else key, child) for key, child in sequence.named_children()]
+    for start, (producer, layer) in enumerate(children):
+        rest = children[start + 1 :]
+        if not isinstance(layer, _LAYERS) or getattr(layer, "groups", 1) != 1:
+            continue
+        norm = rest[0][0] if rest and isinstance(rest[0][1], _NORMS) else None
+        rest = rest[norm is not None :]
+        if len(rest) < 2 or not isinstance(rest[0][1], nn.ReLU):
+            continue
+        relu, (consumer, after) = rest[0][0], rest[1]
+        if isinstance(after, _LAYERS) and type(after) is type(layer) and getattr(after, "groups", 1) == 1:
+            yield Units(producer, norm, relu, consumer, layer.weight.shape[0])
+
+
+def sliced(weights: Mapping[str, Tensor], kept: Mapping[str, Tensor], units: list[Units]) -> dict[str, Tensor]:
+    """The weights of the smaller network.
+
+    Args:
+        weights: of the whole one, by name.
+        kept: by producer, bool [count]: which units stay.  A layer may be cut on both sides.
+        units: what `removable_units` found.
+    """
+    smaller = dict(weights)
+    for one in units:
+        if one.producer in kept:
+            index = kept[one.producer].nonzero()[:, 0]
+            for name, dimension in one.tensors().items():
+                if name in smaller:
+                    smaller[name] = smaller[name].index_select(dimension, index.to(smaller[name].device))
+    return smaller
+
+
+def without_units(network: nn.Module, kept: Mapping[str, Tensor]) -> nn.Module:
+    """Takes units out of a network, in place: its layers get smaller tensors.
+
+    Args:
+        network: whole.
+        kept: by producer, bool [count]; at least one unit of each must stay.
+    """
+    weights = sliced(network.state_dict(), kept, removable_units(network))
+    return fit_units(network, weights)
+
+
+@torch.no_grad()
+def fit_units(network: nn.Module, weights: Mapping[str, Tensor]) -> nn.Module:
+    """Gives removable layers the sizes of a smaller network, whose weights these are, and loads them; in place."""
+    for units in removable_units(network):
+        count = weights[f"{units.producer}.weight"].shape[0]
+        if count == units.count:
+            continue
+        for name, dimension in units.tensors().items():
+            holder, _, key = name.rpartition(".")
+            module = network.get_submodule(holder)
+            held = getattr(module, key)
+            if held is None:
+                continue
+            smaller = held.detach().narrow(dimension, 0, count).clone()
+            if isinstance(held, nn.Parameter):
+                setattr(module, key, nn.Parameter(smaller, requires_grad=held.requires_grad))
+            else:
+                module._buffers[key] = smaller
+        _resize(network.get_submodule(units.producer), "out", count)
+        _resize(network.get_submodule(units.consumer), "in", count)
+        if units.norm is not None:
+            norm = network.get_submodule(units.norm)
+            assert isinstance(norm, _NORMS)
+            norm.num_features = count
+    network.load_state_dict(dict(weights))
+    return network
+
+
+def _resize(layer: nn.Module, side: str, count: int) -> None:
+    setattr(layer, f"{side}_features" if isinstance(layer, nn.Linear) else f"{side}_channels", count)

@@ -1,0 +1,61 @@
+"""The recipe of an image classifier."""
+
+from typing import Literal
+
+from pydantic import model_validator
+
+from lowland.trainers.recipe.amounts import Amount
+from lowland.trainers.recipe.batch import ImageBatchConfig
+from lowland.trainers.recipe.evaluation import ImageEvaluationConfig
+from lowland.trainers.recipe.image_data import AugmentationConfig, ImageDataConfig
+from lowland.trainers.recipe.image_model import ImageModelConfig
+from lowland.trainers.recipe.train import TrainConfig
+
+
+class ImageClassificationConfig(TrainConfig):
+    """Training of an image classifier."""
+
+    task: Literal["image-classification"]
+    """Which class an image is of."""
+    model: ImageModelConfig
+    """The classifier."""
+    data: ImageDataConfig = ImageDataConfig()
+    """The images and their classes."""
+    augmentation: AugmentationConfig = AugmentationConfig()
+    """What is done to training images and labels."""
+    batch: ImageBatchConfig
+    """The global batch and its cut."""
+    evaluation: ImageEvaluationConfig = ImageEvaluationConfig()
+    """When and on how much to evaluate."""
+
+    @model_validator(mode="after")
+    def _no_tokens(self) -> "ImageClassificationConfig":
+        ema = self.optimizer.ema
+        amounts: dict[str, Amount | None] = {
+            "length": self.length,
+            "schedule.warmup": self.schedule.warmup,
+            "schedule.cooldown": getattr(self.schedule, "cooldown", None),
+            "evaluation.every": self.evaluation.every,
+            "optimizer.ema.half_life": ema.half_life if ema is not None else None,
+        }
+        for name, amount in amounts.items():
+            if amount is not None and amount.unit == "tokens":
+                raise ValueError(f"{name}: {amount}: images have no tokens; give it in another unit, such as steps")
+        return self
+
+    @model_validator(mode="after")
+    def _possible(self) -> "ImageClassificationConfig":
+        if self.model.batch_norm == "global" and (self.batch.accumulation or 1) > 1:
+            raise ValueError(
+                f"model.batch_norm: global needs all images of a step in one pass, but batch.accumulation is "
+                f"{self.batch.accumulation}: set it to 1 with a larger micro_batch, or batch_norm: micro_batch"
+            )
+        diloco = self.optimizer.diloco
+        if self.model.batch_norm == "global" and diloco is not None and diloco.groups > 1:
+            raise ValueError(
+                f"model.batch_norm: global is over all workers, but optimizer.diloco.groups: {diloco.groups} lets "
+                "groups of them train apart: set batch_norm: micro_batch, or groups: 1"
+            )
+        if self.model.compile and self.sharding.zero_stage == 3:
+            raise ValueError("model.compile: not at sharding.stage 3, whose hooks cut the network into pieces")
+        return self

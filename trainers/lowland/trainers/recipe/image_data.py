@@ -1,0 +1,141 @@
+"""Which images are trained on, and what is done to them."""
+
+from typing import Annotated, Literal
+
+from pydantic import Field, model_validator
+
+from lowland.trainers.recipe.section import Section
+
+Share = Annotated[float, Field(ge=0, le=1)]
+Range = tuple[Annotated[float, Field(gt=0)], Annotated[float, Field(gt=0)]]
+
+
+class ImageDataConfig(Section):
+    """Images with their classes: Parquet files, folders, or the digits that come with scikit-learn."""
+
+    path: str = "digits"
+    """`digits`; a Parquet file, or a folder or glob of them; or a folder with a subfolder of images for each class."""
+    held_out_path: str | None = None
+    """The images to evaluate on, likewise; null draws them from `path`."""
+    held_out: Annotated[float, Field(gt=0, lt=1)] = 0.1
+    """Part of `path` that is drawn as held-out images, whatever the seed, where `held_out_path` is null."""
+    image_column: str = "image"
+    """Column of Parquet files: encoded bytes, or Hugging Face's struct with `bytes`."""
+    label_column: str = "label"
+    """Column with the class: whole numbers from 0, or names."""
+    group_column: str | None = None
+    """Column by which accuracy is told apart besides: whole numbers or names."""
+    classes: Annotated[int, Field(ge=2)] | None = None
+    """Number of classes; null takes the data's: named classes, folders, or the largest label and one."""
+    size: Annotated[int, Field(ge=1)] | None = None
+    """Side of the square that the network sees, in pixels; null takes the images' own, if all are equal squares."""
+    channels: Literal[1, 3] = 3
+    """3 for RGB, 1 for grey."""
+    bad_rows: Literal["error", "skip"] = "error"
+    """What happens to images that cannot be read or are too small, and to labels that are missing or out of range."""
+    other_modes: Literal["convert", "skip", "error"] = "convert"
+    """What happens to images of other colour modes than `channels` says: grey, CMYK, 16 bits and so on."""
+    min_side: Annotated[int, Field(ge=1)] = 2
+    """Images with a shorter side than this count as bad rows, in pixels."""
+    evaluation_crop: Annotated[float, Field(gt=0, le=1)] = 1.0
+    """Side of the central square that evaluation sees, as a part of the image's shorter side."""
+    cache: Literal["auto", "always", "never"] = "auto"
+    """Decode once and keep pixels in memory; `auto`: up to 2 GiB, and not where crops want the larger originals."""
+    mean: tuple[float, ...] | None = None
+    """What is taken from each channel, on the scale from 0 to 1; null measures it on the training images."""
+    std: tuple[Annotated[float, Field(gt=0)], ...] | None = None
+    """What each channel is divided by then; null measures it."""
+    threads: Annotated[int, Field(ge=1)] | None = None
+    """Threads of each worker that decode; null takes as many as torch computes with."""
+    prefetch: Annotated[int, Field(ge=0)] = 2
+    """Batches made ready ahead of the training step, in a background thread; 0 makes them in the step."""
+
+    @model_validator(mode="after")
+    def _per_channel(self) -> "ImageDataConfig":
+        for name in ("mean", "std"):
+            given = getattr(self, name)
+            if given is not None and len(given) != self.channels:
+                raise ValueError(f"{name} needs a number for each of {self.channels} channels, {len(given)} are given")
+        return self
+
+
+class ResizedCropConfig(Section):
+    """A part of the image of random area and shape, resized to the square."""
+
+    area: Range = (0.08, 1.0)
+    """Least and greatest part of the image's area."""
+    ratio: Range = (0.75, 4 / 3)
+    """Least and greatest width over height."""
+
+    @model_validator(mode="after")
+    def _ordered(self) -> "ResizedCropConfig":
+        _require_ordered(self, "area", "ratio")
+        _require_part(self)
+        return self
+
+
+class RandAugmentConfig(Section):
+    """Random operations on each image (Cubuk et al., 2019)."""
+
+    operations: Annotated[int, Field(ge=1)] = 2
+    """N: operations on an image, one after the other."""
+    magnitude: Annotated[int, Field(ge=0, le=30)] = 9
+    """M: how strong they are."""
+
+
+class ErasingConfig(Section):
+    """A random rectangle in the mean colour (Zhong et al., 2017)."""
+
+    probability: Share = 0.25
+    """Part of the images."""
+    area: Range = (0.02, 1 / 3)
+    """Least and greatest part of the image's area."""
+    ratio: Range = (0.3, 10 / 3)
+    """Least and greatest width over height."""
+
+    @model_validator(mode="after")
+    def _ordered(self) -> "ErasingConfig":
+        _require_ordered(self, "area", "ratio")
+        _require_part(self)
+        return self
+
+
+class AugmentationConfig(Section):
+    """What is done to training images and labels; all of it is a function of seed, epoch and image."""
+
+    padding: Annotated[int, Field(ge=0)] = 0
+    """Random crop of the padded image: pixels on each side; 0 does not crop."""
+    padding_mode: Literal["zeros", "reflect"] = "zeros"
+    """What the padding shows: black, or the image mirrored."""
+    resized_crop: ResizedCropConfig | None = None
+    """Random part of the image, resized; not with `padding`."""
+    flip: Share = 0.0
+    """Part of the images that is mirrored, left to right."""
+    randaugment: RandAugmentConfig | None = None
+    """Random operations."""
+    erasing: ErasingConfig | None = None
+    """Random rectangle."""
+    mixup: Annotated[float, Field(ge=0)] = 0.0
+    """alpha: two images blended, with weights from Beta(alpha, alpha) (Zhang et al., 2018); 0 does not."""
+    cutmix: Annotated[float, Field(ge=0)] = 0.0
+    """alpha: a rectangle of another image (Yun et al., 2019); with `mixup` too, each is done to half of the images."""
+    label_smoothing: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    """Part of the target that is spread over all classes, in training alone."""
+
+    @model_validator(mode="after")
+    def _one_crop(self) -> "AugmentationConfig":
+        if self.padding and self.resized_crop is not None:
+            raise ValueError("padding and resized_crop exclude each other: both are the random crop; remove one")
+        return self
+
+
+def _require_ordered(section: Section, *names: str) -> None:
+    for name in names:
+        low, high = getattr(section, name)
+        if low > high:
+            raise ValueError(f"{name}: the first must not be greater than the second, but {low:g} > {high:g}")
+
+
+def _require_part(section: ResizedCropConfig | ErasingConfig) -> None:
+    if section.area[1] > 1:
+        raise ValueError(f"area is a part of the image, at most 1, but {section.area[1]:g} is given")

@@ -1,0 +1,72 @@
+"""Which image classifier is trained."""
+
+import re
+from typing import Any, Literal
+
+from pydantic import Field, field_validator, model_validator
+
+from lowland.trainers.recipe.section import Section
+
+CIFAR_RESNETS = ("resnet18-cifar", "resnet34-cifar", "resnet50-cifar")
+"""ResNets for small images: a 3x3 stem without pooling."""
+TRANSFORMERS = (
+    "resnet50",
+    *(f"vit-{size}" for size in ("tiny", "small", "base", "large")),
+    *(f"convnext-{size}" for size in ("tiny", "small", "base", "large")),
+)
+"""Those that are transformers' own classes."""
+_WIDE = re.compile(r"wide-resnet-(\d+)-(\d+)")
+
+
+def wide_resnet(architecture: str) -> tuple[int, int] | None:
+    """Depth and width of `wide-resnet-DEPTH-WIDTH`; None for another name."""
+    match = _WIDE.fullmatch(architecture)
+    return (int(match[1]), int(match[2])) if match else None
+
+
+class ImageModelConfig(Section):
+    """An image classifier: by the name of its architecture, read from a folder, or built from a configuration."""
+
+    architecture: str | None = Field(
+        default=None,
+        json_schema_extra={"allowed": f"one of {', '.join((*CIFAR_RESNETS, *TRANSFORMERS))}, wide-resnet-DEPTH-WIDTH"},
+    )
+    """A network to initialise; `resnet…-cifar` and `wide-resnet-28-10` are for small images."""
+    path: str | None = None
+    """Folder that lowland exported, or a transformers model (folder or hub id), to start from."""
+    config: dict[str, Any] | None = None
+    """Configuration of transformers to build a freshly initialised model from: `model_type` and its fields."""
+    patch_size: int = Field(default=16, ge=1)
+    """Side of the patches of `vit-…`, in pixels; must divide the images' size."""
+    dtype: Literal["float32", "bfloat16"] = "float32"
+    """Type of weights and activations in the forward and backward pass; optimizers always update fp32 masters."""
+    batch_norm: Literal["micro_batch", "global"] = "micro_batch"
+    """Over which images BatchNorm normalises: each micro-batch, or those of all workers (SyncBatchNorm)."""
+    channels_last: bool = False
+    """Keep images and kernels with channels last in memory, which convolutions on GPUs want with bfloat16."""
+    compile: bool = False
+    """Compile the network with torch.compile; costs a minute at the start.  Not at ZeRO stage 3."""
+
+    @field_validator("architecture")
+    @classmethod
+    def _known(cls, architecture: str | None) -> str | None:
+        if architecture is None or architecture in (*CIFAR_RESNETS, *TRANSFORMERS):
+            return architecture
+        wide = wide_resnet(architecture)
+        if wide is None:
+            raise ValueError(f"must be one of {', '.join((*CIFAR_RESNETS, *TRANSFORMERS))}, wide-resnet-DEPTH-WIDTH")
+        depth, width = wide
+        if depth < 10 or (depth - 4) % 6 or width < 1:
+            raise ValueError("the depth of a wide-resnet is 6 n + 4 (10, 16, 22, 28, 40 ...), its width at least 1")
+        return architecture
+
+    @model_validator(mode="after")
+    def _one_source(self) -> "ImageModelConfig":
+        given = [name for name in ("architecture", "path", "config") if getattr(self, name) is not None]
+        if len(given) != 1:
+            raise ValueError(f"give one of `architecture`, `path`, `config`; given: {', '.join(given) or 'none'}")
+        if self.config is not None and "model_type" not in self.config:
+            raise ValueError("`config` needs `model_type`, for example vit")
+        if "patch_size" in self.model_fields_set and not (self.architecture or "").startswith("vit-"):
+            raise ValueError("patch_size is for the architectures vit-…; remove it")
+        return self

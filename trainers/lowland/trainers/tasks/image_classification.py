@@ -1,0 +1,160 @@
+"""Image classification."""
+
+from collections.abc import Generator, Mapping
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from lowland.trainers.data.images.batches import HeldOutImages, ImageBatch, TrainImages
+from lowland.trainers.data.images.data import ImageData, open_images
+from lowland.trainers.engines import Engine, Inputs
+from lowland.trainers.errors import RecipeError
+from lowland.trainers.models import (
+    ImageClassifierLoss,
+    ImageInput,
+    build_image_classifier,
+    classifier_sizes,
+    save_classifier,
+    settle,
+)
+from lowland.trainers.monitor import Monitor
+from lowland.trainers.recipe import ImageClassificationConfig
+from lowland.trainers.tasks.image_metrics import Mistake, Tally, worst
+from lowland.trainers.tasks.task import Sizes, StepInputs
+from lowland.trainers.world import World
+
+
+class ImageClassificationTask:
+    """An image classifier, its images and its metrics."""
+
+    def __init__(self, config: ImageClassificationConfig, world: World) -> None:
+        self._config, self._world = config, world
+        self.data: ImageData = open_images(config.data, larger_originals=config.augmentation.resized_crop is not None)
+        data = self.data
+        self._require_padding()
+        self.seen = ImageInput(data.size, config.data.channels, data.mean, data.std, data.classes.names)
+        self.sizes = self._sizes()
+        self.bf16 = config.model.dtype == "bfloat16"
+        self._tally: Tally | None = None
+
+    def build_module(self) -> nn.Module:
+        """The network with its loss, on the CPU."""
+        recipe = self._config.model
+        # The torch engine computes in bf16 by autocast, on fp32 weights.
+        dtype = torch.bfloat16 if self.bf16 and self._config.sharding.engine == "deepspeed" else torch.float32
+        network = build_image_classifier(recipe, self.seen, dtype=dtype, seed=self._config.seed)
+        smoothing = self._config.augmentation.label_smoothing
+        return ImageClassifierLoss(network, self.seen, label_smoothing=smoothing, channels_last=recipe.channels_last)
+
+    def check(self, engine: Engine) -> None:
+        """Nothing needs the built model."""
+
+    def report(self, monitor: Monitor) -> None:
+        """What was found in the data, as metrics of step 0 and as lines."""
+        monitor.metrics(0, self.data.metrics())
+        for line in self.data.lines():
+            monitor.event(line)
+
+    def steps(self, first_example: int) -> Generator[StepInputs]:
+        """The stream of this rank's steps from an example on."""
+        examples = self.sizes.examples_per_step
+        batches = self.train_images(first_example)
+        for step in batches:
+            yield StepInputs(
+                [_inputs(micro) for micro in step.micro_batches],
+                examples,
+                f"examples {step.first_example} to {step.first_example + examples - 1}, "
+                f"images {step.rows.tolist()} of rank {self._world.rank}",
+            )
+
+    def train_images(self, first_example: int = 0) -> TrainImages:
+        """This rank's batches from an example on."""
+        colour = (torch.tensor(self.seen.mean) * 255).round().to(torch.uint8)
+        return TrainImages(
+            self.data.train,
+            self._config.augmentation,
+            colour=colour,
+            seed=self._config.seed,
+            micro_batch=self._config.batch.micro_batch,
+            accumulation=self.sizes.accumulation,
+            rank=self._world.rank,
+            world_size=self._world.size,
+            start_example=first_example,
+            prefetch=self._config.data.prefetch,
+        )
+
+    def stepped(self, engine: Engine, *, applied: bool) -> None:
+        """BatchNorm's running averages move, on all ranks alike."""
+        settle(engine.module, applied=applied)
+
+    def evaluate(self, engine: Engine) -> dict[str, float]:
+        """Loss (nats per image), accuracies and calibration error on the held-out images."""
+        config, data, world = self._config.evaluation, self.data, self._world
+        batches = HeldOutImages(
+            data.held_out,
+            micro_batch=config.micro_batch or self._config.batch.micro_batch,
+            rank=world.rank,
+            world_size=world.size,
+            max_images=config.max_images,
+        )
+        groups = data.groups.names if data.groups is not None else ()
+        tally = Tally(len(data.classes), len(groups))
+        with engine.evaluating():
+            for batch, counted in batches:
+                logits = engine.evaluate({"images": batch.images.to(world.device)})
+                of_groups = batch.groups[:counted] if batch.groups is not None else None
+                tally.add(logits[:counted], batch.labels[:counted], batch.rows[:counted], of_groups)
+        tally.replace(world.sum(tally.numbers()))
+        found: list[Mistake] = [mistake for mistakes in world.gather(tally.mistakes) for mistake in mistakes]
+        tally.mistakes = worst(found)
+        self._tally = tally
+        return tally.metrics(data.classes.names, groups)
+
+    def pictures(self) -> Mapping[str, bytes]:
+        """Of the latest evaluation, as PNG files by name: what was taken for what, and the worst mistakes."""
+        return {}
+
+    def export(self, engine: Engine, folder: Path, card: str) -> None:
+        """Writes safetensors, configuration, preprocessing, model card."""
+        weights = {name.removeprefix("network."): tensor for name, tensor in engine.full_weights()}
+        if self._world.rank == 0:
+            assert isinstance(engine.module, ImageClassifierLoss)
+            save_classifier(engine.module.network, self._config.model, self.seen, weights, folder)
+            (folder / "README.md").write_text(card, encoding="utf-8")
+
+    def _require_padding(self) -> None:
+        augmentation, size = self._config.augmentation, self.data.size
+        if augmentation.padding_mode == "reflect" and augmentation.padding >= size:
+            raise RecipeError(
+                f"augmentation.padding = {augmentation.padding}: an image of {size} pixels can be reflected by less "
+                "than that; lower it, or set augmentation.padding_mode: zeros"
+            )
+
+    def _sizes(self) -> Sizes:
+        batch, workers = self._config.batch, self._world.size
+        try:
+            accumulation = batch.accumulation_steps(workers=workers)
+        except ValueError as error:
+            raise RecipeError(str(error)) from None
+        if self._config.model.batch_norm == "global" and accumulation > 1:
+            raise RecipeError(
+                f"model.batch_norm = global: a step of batch.global_images = {batch.global_images} is {accumulation} "
+                f"passes of {workers} workers, and statistics are of one: raise batch.micro_batch or the workers, or "
+                "set batch_norm: micro_batch"
+            )
+        examples = batch.micro_batch * accumulation * workers
+        parameters, forward = classifier_sizes(self._config.model, self.seen)
+        return Sizes(
+            tokens_per_step=0,
+            examples_per_step=examples,
+            steps_per_epoch=len(self.data.train) / examples,
+            accumulation=accumulation,
+            parameters=parameters,
+            # A backward pass is two forward passes.
+            flops_per_step=3.0 * forward * examples,
+        )
+
+
+def _inputs(batch: ImageBatch) -> Inputs:
+    return dict(vars(batch))
