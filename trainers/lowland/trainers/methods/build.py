@@ -10,6 +10,7 @@ from lowland.trainers.errors import RecipeError
 from lowland.trainers.methods.base import Method
 from lowland.trainers.methods.ceag import CEAG, AccuracyWindow
 from lowland.trainers.methods.constraints import Constraint, Constraints, Part, batch_constraint
+from lowland.trainers.methods.demp import DemP
 from lowland.trainers.methods.etf import FixedETF
 from lowland.trainers.methods.igb import IGB
 from lowland.trainers.methods.irm import IRM
@@ -162,6 +163,11 @@ def _pruning(config: recipes.MagnitudePruningConfig, setting: Setting) -> Method
     return MagnitudePruning(rounds, scope=config.scope, kinds=config.kinds, rewind=config.rewind, rewind_to=early)
 
 
+def _demp(config: recipes.DemPConfig, setting: Setting) -> Method:
+    span, every = max(1, setting.steps(config.span)), setting.steps(config.every)
+    return DemP(config.strength, config.noise, span=span, every=every)
+
+
 def _weight_balancing(config: recipes.WeightBalancingConfig, setting: Setting) -> Method:
     relative = config.max_norm_share is not None
     bound = config.max_norm_share if relative else config.max_norm
@@ -204,5 +210,6 @@ _MAKERS: dict[type[recipes.MethodSection], Callable[[Any, Setting], Method]] = {
     recipes.ConstraintsConfig: _constraints,
     recipes.CEAGConfig: _ceag,
     recipes.MagnitudePruningConfig: _pruning,
+    recipes.DemPConfig: _demp,
     recipes.IGBConfig: _igb,
 }

@@ -43,6 +43,17 @@ class Multiplications:
 
         return count
 
+    def without(self, outputs: Mapping[str, float], inputs: Mapping[str, float]) -> dict[str, float]:
+        """`flops` of the whole network, and `smaller_flops` of one with fewer channels.
+
+        Args:
+            outputs: share of a layer's outputs that is left, by layer; all of them where it says nothing.
+            inputs: likewise of its inputs.
+        """
+        whole = sum(self.by_layer.values())
+        smaller = sum(n * outputs.get(name, 1.0) * inputs.get(name, 1.0) for name, n in self.by_layer.items())
+        return {"flops": 2.0 * whole, "smaller_flops": 2.0 * smaller}
+
     def at(self, sparsity: Mapping[str, float]) -> dict[str, float]:
         """`flops` of the dense network, and `sparse_flops` if zeros in weights cost nothing.
 
