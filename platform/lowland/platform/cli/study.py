@@ -55,6 +55,10 @@ def show(
     plots: Annotated[
         Path | None, typer.Option(metavar="FOLDER", help="Write a page of plots there.", show_default=False)
     ] = None,
+    trial: Annotated[
+        int | None,
+        typer.Option(help="Whose recipe is shown or written, instead of the best one's.", show_default=False),
+    ] = None,
 ) -> None:
     """Show what a search found.
 
@@ -75,10 +79,10 @@ def show(
     found, console = read_study(storage, name), output()
     print_study(found, importances(found), console)
     if recipe is None:
-        print_recipe(found, console)
+        print_recipe(found, console, trial)
     else:
-        write_recipe(found, recipe)
-        console.print(f"\nBest recipe: {recipe}", markup=False)
+        write_recipe(found, recipe, trial)
+        console.print(f"\nRecipe: {recipe}", markup=False)
     if plots is not None:
         console.print(f"\nPlots: {write_plots(found, plots)}", markup=False)
 

@@ -32,23 +32,57 @@ def command(
             show_default=False,
         ),
     ] = None,
-    metric: Annotated[str, typer.Option(help="What is compared.", rich_help_panel="Search")] = "eval/loss",
-    direction: Annotated[
-        str, typer.Option(metavar="minimize|maximize", help="Where it is to go.", rich_help_panel="Search")
-    ] = "minimize",
-    sampler: Annotated[
-        str,
+    metric: Annotated[
+        list[str] | None,
         typer.Option(
-            help="Proposes parameters: multi-fidelity, random, quasi-random, tpe, ...", rich_help_panel="Search"
-        ),
-    ] = "multi-fidelity",
-    policy: Annotated[
-        str,
-        typer.Option(
-            help="How far trials are trained: promotion, stopping, median, hyperband, fixed, or none (whole).",
+            metavar="METRIC[:maximize]",
+            help="What is compared: a metric of trainings, or gpu-hours, cpu-hours or seconds of a trial. Repeatable: "
+            "with several the search is for the best compromises.",
             rich_help_panel="Search",
+            show_default="eval/loss",
         ),
-    ] = "promotion",
+    ] = None,
+    direction: Annotated[
+        str, typer.Option(metavar="minimize|maximize", help="Where a single metric is to go.", rich_help_panel="Search")
+    ] = "minimize",
+    constraint: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="'METRIC <= VALUE'",
+            help="What trials must keep, as 'perf/gpu_memory_gib <= 70'; others are never the best. Repeatable.",
+            rich_help_panel="Search",
+            show_default=False,
+        ),
+    ] = None,
+    sampler: Annotated[
+        str | None,
+        typer.Option(
+            help="Proposes parameters: multi-fidelity, random, quasi-random, tpe, nsga2, ...",
+            rich_help_panel="Search",
+            show_default="multi-fidelity; tpe with several metrics",
+        ),
+    ] = None,
+    policy: Annotated[
+        str | None,
+        typer.Option(
+            help="How far trials are trained: promotion, stopping, median, hyperband, fixed, none (whole), or pbt (a "
+            "population of --trials members, in which copies of the best replace the worst).",
+            rich_help_panel="Search",
+            show_default="promotion; none with several metrics",
+        ),
+    ] = None,
+    intervals: Annotated[
+        int, typer.Option(help="Parts of a training after which --policy pbt compares.", rich_help_panel="Search")
+    ] = 8,
+    perturb: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="PARAMETER",
+            help="What copies of --policy pbt change; by default all that may change during a training. Repeatable.",
+            rich_help_panel="Search",
+            show_default=False,
+        ),
+    ] = None,
     parallel: Annotated[
         str, typer.Option(metavar="auto|N", help="Trials at a time; auto fills the cluster.", rich_help_panel="Run")
     ] = "auto",
@@ -149,7 +183,7 @@ def command(
         setting = begin(
             loaded,
             space or ["auto"],
-            metric=metric,
+            metric=metric or "eval/loss",
             direction=direction,
             trials=trials,
             budget=budget,
@@ -161,6 +195,9 @@ def command(
             price=price,
             warm_start=warm_start or [],
             related=related,
+            constraints=constraint or [],
+            intervals=intervals,
+            perturb=perturb or [],
             known_lr=known_lr,
         )
     raise typer.Exit(tune(setting, address=address, console=output()).exit_code)

@@ -18,7 +18,8 @@ def export(result: StudyResult, file: Path) -> int:
 
     A trial without a measurement has one row, without resource and value.  Columns are `study`, `trial`, `status`,
     `resource`, `share` (of a whole training), `value`, `reason`, `device_seconds` and `money` (of the trial, over all
-    its rows; of GPUs, or of CPUs where it held none), `began`, `ended`, then `parameter.<name>`.
+    its rows; of GPUs, or of CPUs where it held none), `began`, `ended`, then `parameter.<name>`, and where a search has
+    them `metric.<name>` of further and bounded metrics, `broken` constraints, and `forked_from`, a trial.
 
     Returns:
         The number of rows.
@@ -59,7 +60,18 @@ def as_table(result: StudyResult) -> "pa.Table":
     columns = {name: pa.array([row[name] for row in rows], kind) for name, kind in fixed.items()}
     for name in result.parameters:
         columns[f"parameter.{name}"] = _parameter([row[f"parameter.{name}"] for row in rows])
+    for name in _metrics(result):
+        columns[f"metric.{name}"] = pa.array([row[f"metric.{name}"] for row in rows], pa.float64())
+    if result.setting is not None and result.setting.constraints:
+        columns["broken"] = pa.array([row["broken"] for row in rows], text)
+    if result.replaced:
+        columns["forked_from"] = pa.array([row["forked_from"] for row in rows], pa.int64())
     return pa.table(columns)
+
+
+def _metrics(result: StudyResult) -> list[str]:
+    """Names of what was measured besides the first metric."""
+    return list(dict.fromkeys(name for t in result.trials for values in t.measured.values() for name in values))
 
 
 def _rows(result: StudyResult, trial: TrialResult) -> list[dict[str, Any]]:
@@ -72,11 +84,20 @@ def _rows(result: StudyResult, trial: TrialResult) -> list[dict[str, Any]]:
         "money": result.price.of(trial.cost) if trial.accounts and result.price is not None else None,
         "began": trial.began,
         "ended": trial.ended,
+        "forked_from": trial.origin.parent if trial.origin is not None else None,
         **{f"parameter.{name}": trial.parameters.get(name) for name in result.parameters},
     }
+    names = _metrics(result)
     points: list[tuple[int | None, float | None]] = [*sorted(trial.curve.items())] or [(None, None)]
     return [
-        {**same, "resource": resource, "share": None if resource is None else resource / result.full, "value": value}
+        {
+            **same,
+            "resource": resource,
+            "share": None if resource is None else resource / result.full,
+            "value": value,
+            "broken": "; ".join(trial.breaks.get(resource or 0, ())) or None,
+            **{f"metric.{name}": trial.measured.get(resource or 0, {}).get(name) for name in names},
+        }
         for resource, value in points
     ]
 

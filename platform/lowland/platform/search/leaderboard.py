@@ -12,6 +12,7 @@ from lowland.platform.recipe import read_recipe
 from lowland.platform.recipe.dump import dump
 from lowland.platform.search.importance import FEWEST, Importance
 from lowland.platform.search.ledger import Price
+from lowland.platform.search.lineage import changing, lineage
 from lowland.platform.search.results import StudyResult, TrialResult
 from lowland.platform.search.trials import Status
 from lowland.trainers.errors import UserError
@@ -24,19 +25,47 @@ LISTED = 12
 """Trials that are named in a line."""
 
 
-def best_recipe(result: StudyResult) -> str:
-    """The best trial's recipe as YAML for `lowland train`; it has a run name of its own.
+def best_recipe(result: StudyResult, number: int | None = None) -> str:
+    """A trial's recipe as YAML for `lowland train`, with a run name of its own.
+
+    Args:
+        result: the study.
+        number: the trial; None is the best one, if the study compares by one metric.
 
     Raises:
-        UserError: no trial has a value, the study has no recipe, or its recipe is not valid any more.
+        UserError: there is no such trial, none has a value, the study compares by several metrics, it has no recipe,
+            or its recipe is not valid any more.
     """
-    if result.best is None:
-        raise UserError(f"study {result.name!r} has no trial with a value of {result.metric} yet")
+    trial = chosen(result, number)
     if result.setting is None:
         raise UserError(f"study {result.name!r} was not begun by `lowland tune`: it has no recipe")
-    recipe = result.setting.bound().apply(result.best.parameters)
-    name = f"{result.name}-trial-{result.best.number:04}"
+    recipe = result.setting.bound().apply(trial.parameters)
+    name = f"{result.name}-trial-{trial.number:04}"
     return dump(read_recipe({**recipe.model_dump(mode="json", exclude_unset=True), "name": name}))
+
+
+def chosen(result: StudyResult, number: int | None) -> TrialResult:
+    """The trial of a number; without one, the best.
+
+    Raises:
+        UserError: there is none, or several are best, each in its own way.
+    """
+    if number is not None:
+        found = next((trial for trial in result.trials if trial.number == number), None)
+        if found is None:
+            raise UserError(f"--trial {number}: study {result.name!r} has {len(result.trials)} trials, counted from 0")
+        return found
+    if result.best is None:
+        bounds = result.setting.constraints if result.setting is not None else ()
+        kept = f" that keeps {', '.join(bounds)}" if bounds and result.ranked else ""
+        raise UserError(f"study {result.name!r} has no trial with a value of {result.metric}{kept} yet")
+    if len(result.objectives) > 1:
+        front = ", ".join(str(trial.number) for trial in result.front) or "none was trained whole yet"
+        raise UserError(
+            f"study {result.name!r} compares by {len(result.objectives)} metrics: choose a trial of the front by "
+            f"--trial ({front})"
+        )
+    return result.best
 
 
 def print_studies(results: Sequence[StudyResult], console: Console) -> None:
@@ -53,13 +82,19 @@ def print_studies(results: Sequence[StudyResult], console: Console) -> None:
 
 def print_study(result: StudyResult, importances: Sequence[Importance], console: Console) -> None:
     """Prints the leaderboard, the parameters, their importances, what became of all trials, and what was spent."""
-    aim = "lowest" if result.direction == "minimize" else "highest"
-    console.print(f"[bold]{escape(result.name)}[/bold]: {len(result.trials)} trials, the {aim} {escape(result.metric)}")
+    words = {"minimize": "the lowest", "maximize": "the highest"}
+    aim = " and ".join(f"{words[objective.direction]} {objective.metric}" for objective in result.objectives)
+    console.print(f"[bold]{escape(result.name)}[/bold]: {len(result.trials)} trials, {escape(aim)}")
+    if result.setting is not None and result.setting.constraints:
+        console.print(f"with {', '.join(map(str, result.setting.bounds))}", markup=False)
     if result.setting is not None:
         console.print(f"sampler {result.setting.sampler}, early stopping {result.setting.policy}", markup=False)
     if result.ranked:
         console.print()
         console.print(_ranks(result))
+        if len(result.objectives) > 1:
+            numbers = ", ".join(str(trial.number) for trial in result.front) or "no trial was trained whole"
+            console.print(f"Pareto front, whole trainings that no other beats in all metrics: {numbers}")
         differing = _differing(result)
         if differing:
             console.print("\nParameters that differ")
@@ -77,15 +112,31 @@ def print_study(result: StudyResult, importances: Sequence[Importance], console:
         console.print(f"  {line}", markup=False)
 
 
-def print_recipe(result: StudyResult, console: Console) -> None:
-    """Prints the best recipe, or why there is none."""
+def print_recipe(result: StudyResult, console: Console, number: int | None = None) -> None:
+    """Prints the best recipe or that of a trial, or why there is none."""
     try:
-        text = best_recipe(result)
+        text, trial = best_recipe(result, number), chosen(result, number)
     except UserError as error:
         console.print(f"\nNo best recipe: {error}", markup=False)
         return
-    console.print("\nBest recipe, for `lowland train`\n", markup=False)
+    _print_lineage(result, trial, console)
+    which = "Best recipe" if number is None else f"Recipe of trial {number}"
+    console.print(f"\n{which}, for `lowland train`\n", markup=False)
     console.print(text, markup=False, end="")
+
+
+def _print_lineage(result: StudyResult, trial: TrialResult, console: Console) -> None:
+    """Prints with which parameters each part of a forked trial's training went; its recipe has the last ones."""
+    stretches = lineage(result, trial)
+    if len(stretches) == 1:
+        return
+    console.print(f"\nHow trial {trial.number} came about: its recipe has the parameters of the last part only")
+    names = changing(stretches)
+    table = _table(">from", ">to", ">trial", *(f">{escape(name)}" for name in names))
+    for one in stretches:
+        shares = (f"{one.start / result.full:.0%}", f"{one.end / result.full:.0%}", str(one.trial))
+        table.add_row(*shares, *(_parameter(one.parameters, name) for name in names))
+    console.print(table)
 
 
 def fates(result: StudyResult) -> Iterator[str]:
@@ -129,6 +180,10 @@ def _fate(trial: TrialResult, result: StudyResult) -> str:
         return f"{trial.status}, {trial.reason}"
     if trial.unusable:
         return f"gave no number {place}"
+    if trial.broken:
+        return f"{trial.status} {place}, broke {', '.join(text.rpartition(':')[0] for text in trial.broken)}"
+    if trial.number in result.replaced:
+        return f"stopped {place} and replaced by a copy of a better one"
     match trial.status:
         case "finished":
             return "trained to the end"
@@ -145,12 +200,20 @@ def _fate(trial: TrialResult, result: StudyResult) -> str:
 def _ranks(result: StudyResult) -> Table:
     paid = any(trial.cost for trial in result.ranked)
     costs = [f">{'cost' if result.price else f'{_device(result)}-hours'}"] if paid else []
-    table = _table(">rank", ">trial", f">{escape(result.metric)}", ">trained", "status", *costs)
+    others = [objective.metric for objective in result.objectives[1:]]
+    metrics = [f">{escape(name)}" for name in (result.metric, *others)]
+    table = _table(">rank", ">trial", *metrics, ">trained", "status", *costs)
     for rank, trial in enumerate(result.ranked[:ROWS], 1):
-        share, status = f"{trial.reached / result.full:.0%}", "earlier" if trial.source else trial.status
-        cost = [_cost(trial, result.price)] if paid else []
-        table.add_row(str(rank), str(trial.number), _value(trial.value), share, status, *cost)
+        there = trial.measured.get(trial.reached, {})
+        values = [_value(trial.value), *(_value(there.get(name)) for name in others)]
+        share, cost = f"{trial.reached / result.full:.0%}", [_cost(trial, result.price)] if paid else []
+        table.add_row(str(rank), str(trial.number), *values, share, escape(_status(trial, result)), *cost)
     return table
+
+
+def _status(trial: TrialResult, result: StudyResult) -> str:
+    front = ["front"] if trial in result.front else []
+    return ", ".join(["earlier" if trial.source else trial.status, *front, *(f"broke {b}" for b in trial.broken)])
 
 
 def _cost(trial: TrialResult, price: Price | None) -> str:

@@ -53,8 +53,14 @@ def _figures(result: StudyResult, importances: Sequence[Importance]) -> "Iterato
             text = f"A line for each trial, its value at {place}."
             yield "Parallel coordinates", text, _parallel(compared, everywhere[:AXES], result)
         yield "Slice", f"A point for each trial, its value at {place}.", _slice(compared, result)
+    for other in result.objectives[1:]:
+        text = (
+            f"{result.metric} and {other.metric} where each trial's training has come to; the front is of all metrics."
+        )
+        yield "Pareto front", text, _front(result, other.metric)
     if sum(trial.cost > 0 for trial in result.ranked) > 1:
-        yield "Pareto front", "Trials that no other beats in both, value and cost, are joined.", _pareto(result)
+        heading = "Cost" if result.front else "Pareto front"
+        yield heading, "Trials that no other beats in both, value and cost, are joined.", _pareto(result)
 
 
 def _history(result: StudyResult) -> "Figure":
@@ -106,6 +112,31 @@ def _importance(importances: Sequence[Importance]) -> "Figure":
         orientation="h",
     )
     return _laid_out(go.Figure(bars), "share", "")
+
+
+def _front(result: StudyResult, other: str) -> "Figure":
+    import plotly.graph_objects as go
+
+    front = result.front
+    rest = [trial for trial in result.ranked if trial not in front]
+    groups = {
+        "trials": [trial for trial in rest if not trial.broken],
+        "trials that break a constraint": [trial for trial in rest if trial.broken],
+        "front": sorted(front, key=lambda trial: trial.measured[trial.reached][other]),
+    }
+    figure = go.Figure()
+    for name, trials in groups.items():
+        figure.add_trace(
+            go.Scatter(
+                x=[trial.measured.get(trial.reached, {}).get(other) for trial in trials],
+                y=[trial.value for trial in trials],
+                text=[f"trial {trial.number}" for trial in trials],
+                mode="lines+markers" if name == "front" and len(result.objectives) == 2 else "markers",
+                marker={"symbol": "x" if "break" in name else "circle"},
+                name=name,
+            )
+        )
+    return _laid_out(figure, other, result.metric)
 
 
 def _pareto(result: StudyResult) -> "Figure":

@@ -27,14 +27,17 @@ def write_report(study: StudyResult, folder: Path) -> list[Path]:
         UserError: the folder cannot be written.
 
     Returns:
-        The files: `summary.txt`, `plots.html`, `trials.parquet`, `best-recipe.yaml`.
+        The files: `summary.txt`, `plots.html`, `trials.parquet`, `best-recipe.yaml`; with several metrics, in place of
+        the last, a recipe for each trial of the front in `front/`.
     """
     weights = importances(study)
     text = io.StringIO()
     print_study(study, weights, Console(file=text, width=120))
     files = {"summary.txt": text.getvalue(), PLOTS: page(study, weights)}
     with suppress(UserError):  # nothing was found, or the recipe's data are gone
-        files["best-recipe.yaml"] = best_recipe(study)
+        files |= {f"front/trial-{t.number:04}.yaml": best_recipe(study, t.number) for t in study.front}
+        if not study.front:
+            files["best-recipe.yaml"] = best_recipe(study)
     for name, content in files.items():
         _write(folder / name, content)
     export(study, folder / "trials.parquet")
@@ -51,13 +54,13 @@ def write_plots(study: StudyResult, folder: Path) -> Path:
     return folder / PLOTS
 
 
-def write_recipe(study: StudyResult, file: Path) -> None:
-    """Writes the best recipe.
+def write_recipe(study: StudyResult, file: Path, number: int | None = None) -> None:
+    """Writes the best recipe, or that of a trial.
 
     Raises:
         UserError: there is none, or the file cannot be written.
     """
-    _write(file, best_recipe(study))
+    _write(file, best_recipe(study, number))
 
 
 def _write(file: Path, text: str) -> None:

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from functools import cached_property
 from typing import Any
@@ -13,11 +13,12 @@ from optuna.trial import FrozenTrial
 
 from lowland.platform.search.jobs import UNUSABLE
 from lowland.platform.search.ledger import SEGMENTS, Ledger, Price, device_seconds, total
+from lowland.platform.search.objectives import Bound, Objective, front
 from lowland.platform.search.search import END
 from lowland.platform.search.setting import JOURNAL, TICKS, Setting, existing_study
 from lowland.platform.search.storage import open_storage
-from lowland.platform.search.study import NOTE, REASON, WORST, Direction, status_of
-from lowland.platform.search.trials import SOURCE, TARGET, Status
+from lowland.platform.search.study import MEASURED, NOTE, REASON, WORST, Direction, broken_at, status_of
+from lowland.platform.search.trials import ORIGIN, SOURCE, TARGET, Origin, Status
 from lowland.search_spaces import Space
 
 
@@ -43,11 +44,27 @@ class TrialResult:
     """GPU-seconds, or CPU-seconds without GPUs; 0 if nobody kept account."""
     began: datetime | None
     ended: datetime | None
+    measured: Mapping[int, Mapping[str, float]] = field(default_factory=dict)
+    """By resource, further metrics and those that are bounded."""
+    breaks: Mapping[int, Sequence[str]] = field(default_factory=dict)
+    """By resource, the bounds that it broke, with what was measured."""
+    origin: Origin | None = None
+    """Where its weights come from, if it was forked from another trial."""
+
+    @property
+    def begun_at(self) -> int:
+        """The resource at which it began: 0, or where it was forked."""
+        return self.origin.resource if self.origin is not None else 0
 
     @property
     def reached(self) -> int:
-        """The largest resource with a measurement; 0 before the first."""
-        return max(self.curve, default=0)
+        """The largest resource with a measurement; before the first, where it began."""
+        return max(self.curve, default=self.begun_at)
+
+    @property
+    def broken(self) -> Sequence[str]:
+        """The bounds that it breaks where its training has come to."""
+        return self.breaks.get(self.reached, ())
 
     @property
     def value(self) -> float | None:
@@ -86,19 +103,50 @@ class StudyResult:
         """What makes lower values better."""
         return 1.0 if self.direction == "minimize" else -1.0
 
+    @property
+    def objectives(self) -> list[Objective]:
+        """All metrics that are compared, the first one first."""
+        return [Objective(self.metric, self.direction), *(self.setting.others if self.setting is not None else ())]
+
+    @cached_property
+    def front(self) -> list[TrialResult]:
+        """With several metrics, the whole trainings that keep all bounds and that no other beats in all metrics."""
+        points = {t.number: self._point(t) for t in self.trials if t.reached == self.full and not t.broken}
+        known = {number: point for number, point in points.items() if all(map(_usable, point))}
+        chosen = set(front(known)) if len(self.objectives) > 1 else set()
+        return sorted((t for t in self.trials if t.number in chosen), key=self._order)
+
     @cached_property
     def ranked(self) -> list[TrialResult]:
-        """Trials with a value, the best first; whole trainings before others, whose values say less."""
+        """Trials with a value, the best first.
 
-        def key(trial: TrialResult) -> tuple[bool, float, int]:
-            return trial.reached < self.full, self.sign * (trial.value or 0.0), trial.number
+        Those that break a bound come last; whole trainings come before others, whose values say less; with several
+        metrics the front comes first.
+        """
+        on_front = {trial.number for trial in self.front}
+
+        def key(trial: TrialResult) -> tuple[bool, bool, bool, float, int]:
+            return bool(trial.broken), trial.number not in on_front, *self._order(trial)
 
         return sorted((trial for trial in self.trials if trial.value is not None), key=key)
 
     @property
     def best(self) -> TrialResult | None:
-        """The first of the ranked."""
-        return next(iter(self.ranked), None)
+        """The first of the ranked that breaks no bound."""
+        return next((trial for trial in self.ranked if not trial.broken), None)
+
+    @cached_property
+    def replaced(self) -> set[int]:
+        """Numbers of the trials that were given up for copies of better ones."""
+        return {trial.origin.replaces for trial in self.trials if trial.origin is not None}
+
+    def _order(self, trial: TrialResult) -> tuple[bool, float, int]:
+        return trial.reached < self.full, self.sign * (trial.value or 0.0), trial.number
+
+    def _point(self, trial: TrialResult) -> list[float]:
+        """Its metrics where its training has come to, lower is better."""
+        values = {**trial.measured.get(trial.reached, {}), self.metric: trial.curve.get(trial.reached, math.inf)}
+        return [objective.sign * values.get(objective.metric, math.inf) for objective in self.objectives]
 
     @property
     def common(self) -> int:
@@ -115,7 +163,7 @@ class StudyResult:
     @property
     def trainings(self) -> float:
         """How many whole trainings the measured parts of all trials make."""
-        return sum(trial.reached for trial in self.trials if not trial.source) / self.full
+        return sum(trial.reached - trial.begun_at for trial in self.trials if not trial.source) / self.full
 
     @property
     def ledger(self) -> Ledger | None:
@@ -152,18 +200,18 @@ def read_study(storage: str, name: str) -> StudyResult:
     """
     setting = existing_study(storage, name)
     begun = setting.database is not None or (setting.folder / JOURNAL).is_file()
-    trials = trials_in(open_storage(setting), name) if begun else []
+    trials = trials_in(open_storage(setting), name, setting.bounds) if begun else []
     counting = [_counting(trial, setting.space) for trial in trials]
     return StudyResult(name, setting.metric, setting.direction, TICKS, counting, setting)
 
 
-def trials_in(storage: BaseStorage, name: str) -> list[TrialResult]:
+def trials_in(storage: BaseStorage, name: str, bounds: Sequence[Bound] = ()) -> list[TrialResult]:
     """The trials of a study in any Optuna storage, by number; none if the study is not there."""
     try:
         study_id = storage.get_study_id_from_name(name)
     except KeyError:  # a search that ended before its first trial
         return []
-    return [_result(trial) for trial in storage.get_all_trials(study_id, deepcopy=False)]
+    return [_result(trial, bounds) for trial in storage.get_all_trials(study_id, deepcopy=False)]
 
 
 def _counting(trial: TrialResult, space: Space) -> TrialResult:
@@ -174,8 +222,9 @@ def _counting(trial: TrialResult, space: Space) -> TrialResult:
     return replace(trial, parameters=parameters, distributions=distributions)
 
 
-def _result(trial: FrozenTrial) -> TrialResult:
+def _result(trial: FrozenTrial, bounds: Sequence[Bound]) -> TrialResult:
     attributes = trial.user_attrs
+    measured = attributes.get(NOTE + MEASURED, {})
     accounts = attributes.get(NOTE + SEGMENTS, [])
     return TrialResult(
         number=trial.number,
@@ -190,6 +239,9 @@ def _result(trial: FrozenTrial) -> TrialResult:
         cost=sum(map(device_seconds, accounts)),
         began=trial.datetime_start,
         ended=trial.datetime_complete,
+        measured={int(resource): values for resource, values in measured.items()},
+        breaks=broken_at(bounds, attributes),
+        origin=Origin(**attributes[ORIGIN]) if ORIGIN in attributes else None,
     )
 
 
