@@ -1,0 +1,151 @@
+"""A Ray cluster of two nodes on this machine that can be hurt, and another one beside it; no dashboards."""
+
+import os
+import random
+import subprocess
+import sys
+import time
+import uuid
+from collections import Counter
+from collections.abc import Sequence
+from contextlib import suppress
+from pathlib import Path
+from types import TracebackType
+
+import psutil
+from common import child_environment, end, free_port, tail
+
+TOKEN = "LOWLAND_FAULTS"
+"""Environment variable by which everything that was started here is found."""
+STORE_BYTES = 128 * 2**20
+START_SECONDS = 180.0
+TITLES = {
+    "controller": "TrainController",
+    "worker": "RayTrainWorker",
+    "waiter": "ImplicitFunc",
+    "dispatcher": "Dispatcher",
+}
+"""What the titles of processes hold."""
+COORDINATOR = "_AutoscalingCoordinatorActor"
+"""Ray's own: the first training on a cluster starts it, and it stays for all that follow."""
+IDLE = ("ray::IDLE", "ray::SPILL", "ray::RESTORE", f"ray::{COORDINATOR}")
+
+
+class Nodes:
+    """A head, a second node, and a head of another cluster; a context manager.
+
+    Args:
+        folder: for Ray's files; a short path, since sockets are in it.
+        cpus: that each node offers.
+        ports: the first of 300 that may be used.
+    """
+
+    def __init__(self, folder: Path, cpus: int, ports: int) -> None:
+        self.token = uuid.uuid4().hex
+        self.address = f"127.0.0.1:{free_port()}"
+        self._folder, self._cpus, self._ports = folder, cpus, ports
+        self._started: list[psutil.Popen] = []
+        self._second: psutil.Popen | None = None
+
+    def __enter__(self) -> "Nodes":
+        port = self.address.rpartition(":")[2]
+        head = ["--head", f"--port={port}", "--include-dashboard=false", f"--temp-dir={self._folder / 'a'}"]
+        other = ["--head", f"--port={free_port()}", "--include-dashboard=false", f"--temp-dir={self._folder / 'b'}"]
+        self._start("head", 0, head)
+        self._start("other", 2, other)
+        self.start_second()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        end(self.processes())
+
+    def environment(self) -> dict[str, str]:
+        """For whatever is to be found again."""
+        own = {TOKEN: self.token, "RAY_AUTH_MODE": "disabled", "OMP_NUM_THREADS": "1"}
+        made = {name: text for name, text in child_environment(own).items() if name != "RAY_ADDRESS"}
+        return {**made, "PYTHONPATH": f"{made['PYTHONPATH']}:{Path(__file__).parent}"}
+
+    def start_second(self) -> None:
+        """Starts the second node, also after it was killed."""
+        self._second = self._start("second", 1, [f"--address={self.address}"])
+
+    def second_raylet(self) -> list[psutil.Process]:
+        """The second node's raylet, if it runs."""
+        if self._second is None or not self._second.is_running():
+            return []
+        return [p for p in self._second.children(recursive=True) if p.name() == "raylet"]
+
+    def processes(self) -> list[psutil.Process]:
+        """Everything that was started here."""
+        return [process for process in psutil.process_iter() if self._own(process)]
+
+    def called(self, kind: str) -> list[psutil.Process]:
+        """Processes of a kind of `TITLES`, or the second node's raylet."""
+        if kind == "raylet":
+            return self.second_raylet()
+        return [p for p in self.processes() if (t := title(p)).startswith("ray::") and TITLES[kind] in t]
+
+    def working(self) -> Counter[str]:
+        """Processes that do somebody's work, by title: those of the clusters themselves do not count."""
+        titles = [title(process).strip() for process in self.processes()]
+        return Counter(text for text in titles if text.startswith("ray::") and not text.startswith(IDLE))
+
+    def _own(self, process: psutil.Process) -> bool:
+        try:
+            return process.status() != psutil.STATUS_ZOMBIE and process.environ().get(TOKEN) == self.token
+        except psutil.Error:
+            return False
+
+    def _start(self, name: str, offset: int, options: Sequence[str]) -> psutil.Popen:
+        first = self._ports + 100 * offset
+        ports = {"node-manager": first, "object-manager": first + 1, "min-worker": first + 10, "max-worker": first + 99}
+        command = [sys.executable, "-m", "ray.scripts.scripts", "start", "--block", "--disable-usage-stats", *options]
+        command += [f"--{key}-port={port}" for key, port in ports.items()]
+        command += [f"--num-cpus={self._cpus}", f"--object-store-memory={STORE_BYTES}"]
+        log = self._folder / f"{name}.log"
+        with log.open("wb") as output:
+            node = psutil.Popen(command, stdout=output, stderr=subprocess.STDOUT, env=self.environment())
+        deadline = time.monotonic() + START_SECONDS
+        while "Ray runtime started" not in tail(log, 200):
+            if node.poll() is not None or time.monotonic() > deadline:
+                raise RuntimeError(f"no Ray node {name}:\n{tail(log)}")
+            time.sleep(0.2)
+        return node
+
+
+def title(process: psutil.Process) -> str:
+    """The command line in one string; empty if the process is gone."""
+    with suppress(psutil.Error):
+        return " ".join(process.cmdline())
+    return ""
+
+
+def kill_one(found: Sequence[psutil.Process], generator: random.Random) -> bool:
+    """kill -9 of one of them; whether there was one."""
+    for process in generator.sample(list(found), len(found)):
+        with suppress(psutil.NoSuchProcess):
+            process.kill()
+            return True
+    return False
+
+
+def held(address: str) -> dict[str, int]:
+    """Placement groups, actors and CPUs that somebody of a cluster holds, asked of its head without joining it."""
+    os.environ["RAY_AUTH_MODE"] = "disabled"
+    from ray._private.state import GlobalState
+    from ray._raylet import GcsClientOptions
+
+    state = GlobalState()
+    state._initialize_global_state(
+        GcsClientOptions.create(address, None, allow_cluster_id_nil=True, fetch_cluster_id_if_nil=False)
+    )
+    try:
+        groups = sum(group["state"] != "REMOVED" for group in state.placement_group_table().values())
+        live = [actor for actor in state.actor_table(None).values() if actor["State"] != "DEAD"]
+        actors = sum(COORDINATOR not in actor["ActorClassName"] for actor in live)
+        total, free = state.cluster_resources().get("CPU", 0), state.available_resources().get("CPU", 0)
+        return {"placement groups": groups, "actors": actors, "CPUs": round(total - free)}
+    finally:
+        state.disconnect()
