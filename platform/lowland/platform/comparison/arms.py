@@ -1,6 +1,7 @@
 """What is compared, by name: recipes, or optimizers on one recipe."""
 
 from collections.abc import Mapping, Sequence
+from functools import cache
 
 from lowland.platform.recipe import Recipe
 from lowland.platform.recipe.mistakes import nearest
@@ -71,10 +72,11 @@ def _hint(close: Sequence[str], known: Sequence[str]) -> str:
     return f"nearest: {', '.join(close)}" if close else f"there are {', '.join(known)}"
 
 
-def _optimizers() -> list[str]:
+@cache
+def _optimizers() -> tuple[str, ...]:
     """Names of the spaces that are each one optimizer's."""
     found = {name: load_space(name).parameters.get("optimizer.name") for name in shipped()}
-    return [name for name, fixed in found.items() if isinstance(fixed, Fixed) and name not in AROUND]
+    return tuple(name for name, fixed in found.items() if isinstance(fixed, Fixed))
 
 
 def _own(spaces: Sequence[str], arm: str) -> list[str]:

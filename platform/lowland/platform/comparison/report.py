@@ -7,7 +7,6 @@ from pathlib import Path
 
 from rich.console import Console
 from rich.markup import escape
-from rich.measure import Measurement
 from rich.table import Table
 
 from lowland.platform.comparison.figures import figures
@@ -21,21 +20,23 @@ from lowland.trainers.errors import UserError
 
 SUMMARY, PAGE = "comparison.txt", "comparison.html"
 WIDEST = 400
-"""Columns of a table at most."""
+"""Letters of a table's line at most."""
 
 
 def print_result(result: ComparisonResult, console: Console) -> None:
     """Prints what the seeds say, what tuning took, and what is to be known of both."""
     console.print()
-    console.print(f"[bold]{escape(heading(result.plan))}[/bold]", highlight=False)
+    console.print(f"[bold]{escape(heading(result.plan))}[/bold]", highlight=False, soft_wrap=True)
     for rows in (seed_rows(result), evidence_rows(result), tuning_rows(result)):
-        table = _table(rows)
-        # Titles and numbers are whole on a narrow screen too, where lines then go on below.
-        width = Measurement.get(console, console.options.update(max_width=WIDEST), table).maximum
-        console.print(table, width=width, crop=False)
+        _whole(console).print(_table(rows))
         console.print()
     for line in remarks(result):
         console.print(line, markup=False, highlight=False, soft_wrap=True)
+
+
+def _whole(console: Console) -> Console:
+    """The console, but wide enough for any table: on a narrow screen lines go on below instead of losing numbers."""
+    return Console(file=console.file, force_terminal=console.is_terminal, highlight=False, width=WIDEST)
 
 
 def heading(plan: Plan) -> str:

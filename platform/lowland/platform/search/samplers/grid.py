@@ -16,7 +16,7 @@ from lowland.trainers.errors import UserError
 class GridSampler(BaseSampler):
     """Proposes the combination that the fewest trials have, the first of several in the space's order.
 
-    Trials that failed count for nothing, so that theirs is proposed again.  Optuna's own counts them, and stops a
+    Trials that failed are made up for, but after all others.  Optuna's own sampler takes them for done, and stops a
     study itself.
 
     Args:
@@ -46,13 +46,13 @@ class GridSampler(BaseSampler):
         """The parameter's value in the least tried combination that has the values the trial has already."""
         place = self._names.index(param_name)
         chosen = [trial.params[name] for name in self._names if name in trial.params]
-        tried = Counter(
-            tuple(other.params.get(name) for name in self._names)
-            for other in study.get_trials(deepcopy=False)
-            if other.number != trial.number and other.state != TrialState.FAIL
+        others = [other for other in study.get_trials(deepcopy=False) if other.number != trial.number]
+        begun = Counter(tuple(other.params.get(name) for name in self._names) for other in others)
+        failed = Counter(
+            tuple(other.params.get(name) for name in self._names) for other in others if other.state == TrialState.FAIL
         )
-        open_ones = [combination for combination in self._combinations if list(combination[: len(chosen)]) == chosen]
-        return min(open_ones, key=lambda combination: tried[combination])[place]
+        left = [combination for combination in self._combinations if list(combination[: len(chosen)]) == chosen]
+        return min(left, key=lambda one: (begun[one] - failed[one], begun[one]))[place]
 
 
 def _values(name: str, distribution: BaseDistribution) -> list[Any]:
