@@ -4,6 +4,7 @@ import json
 import re
 from collections import Counter
 from dataclasses import dataclass, field
+from itertools import pairwise
 from pathlib import Path
 
 from faults_optimizer import MARK
@@ -98,9 +99,9 @@ def _check_steps(logs: Path, places: list[int], kills: int, found: Found) -> Non
     made = [step for _, step in sorted((float(when), int(step)) for step, when in MADE.findall(text))]
     if set(made) != set(range(1, places[-1] + 1)):
         found.wrong.append(f"{logs.parent.name}: steps {sorted(set(made))} for values at {places}")
-    back = [(last, following) for last, following in zip(made, made[1:], strict=False) if following <= last]
+    back = [(last, following) for last, following in pairwise(made) if following <= last]
     for last, following in back:
-        if not any(start < following and last <= end for start, end in zip([0, *places], places, strict=False)):
+        if not any(start < following and last <= end for start, end in pairwise([0, *places])):
             found.wrong.append(f"{logs.parent.name}: step {last} was followed by {following}, beyond one segment")
     if len(back) > kills:
         found.wrong.append(f"{logs.parent.name}: begun again {len(back)} times after {kills} kills")

@@ -4,10 +4,11 @@
     python benchmarks/search_faults.py --out faults --only raylet --rounds 3 --seed 7
 
 Searches of small trainings run on a Ray cluster of two nodes on this machine, without a dashboard, beside another Ray
-cluster; those with `own cluster` start theirs.  In each, processes of one kind are killed at moments drawn from the seed:
-the driver, a Ray Train controller, a worker, the second node's raylet, a process of Ray Tune that waits for a segment, or
-the dispatcher.  Where the driver ends by that, the search goes on by --resume.  Then the study's journal, the trials' logs,
-MLflow and the cluster are looked at (`faults_checks.py`); whatever is wrong is printed and makes the command fail.
+cluster; those with `own cluster` start theirs.  In each, processes of one kind are killed at moments drawn from the
+seed: the driver, a Ray Train controller, a worker, the second node's raylet, a process of Ray Tune that waits for a
+segment, or the dispatcher.  Where the driver ends by that, the search goes on by --resume.  Then the study's journal,
+the trials' logs, MLflow and the cluster are looked at (`faults_checks.py`); whatever is wrong is printed and makes the
+command fail.
 """
 
 import argparse
@@ -18,7 +19,7 @@ import signal
 import subprocess
 import sys
 import time
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import psutil
