@@ -97,7 +97,9 @@ class LoadedModel:
             zero_stage=0,
             metadata={},
             before_commit=lambda: None,
+            methods=self._task.methods,
         )
+        self._task.methods.attach(engine)
         if step is None:
             step = checkpointer.latest()
         if step is None or step not in store.steps():
@@ -108,6 +110,7 @@ class LoadedModel:
             )
         checkpointer.load(step)
         try:
-            return step, dict(engine.full_weights())
+            # Copies: buffers are the model's own, which every evaluation overwrites.
+            return step, {name: weight.clone() for name, weight in engine.full_weights()}
         finally:
             engine.close()

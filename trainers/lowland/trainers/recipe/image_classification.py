@@ -36,6 +36,7 @@ class ImageClassificationConfig(TrainConfig):
             "schedule.warmup": self.schedule.warmup,
             "schedule.cooldown": getattr(self.schedule, "cooldown", None),
             "evaluation.every": self.evaluation.every,
+            "measures.every": self.measures.every if self.measures is not None else None,
             "optimizer.ema.half_life": ema.half_life if ema is not None else None,
         }
         for name, amount in amounts.items():
