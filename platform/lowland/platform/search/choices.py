@@ -1,6 +1,7 @@
 """Samplers and policies by the names that users give them."""
 
 from collections.abc import Callable, Mapping
+from importlib import import_module
 from importlib.util import find_spec
 from typing import Any
 
@@ -40,7 +41,8 @@ def make_sampler(
     Args:
         name: "multi-fidelity" (the default of a search), with the cost in mind "cost-aware" or "pareto", or one of
             Optuna's: "random", "quasi-random", "tpe", "cmaes", "gp", "nsga2", which know nothing of priors; or "grid",
-            each combination of finite parameters.
+            each combination of finite parameters; or "package.module:Name", your own, called as
+            Name(space, full=..., seed=...).
         space: the parameters.
         full: resource of a whole training.
         seed: of everything random.
@@ -64,6 +66,8 @@ def make_sampler(
             aim=AIMS[name],
             budget=budget,
         )
+    if ":" in name:
+        return _own(name, space, full, seed)
     if seed is not None and begun and name in DRAW_ANEW:
         seed = int(np.random.SeedSequence((seed, begun)).generate_state(1)[0])
     match name:
@@ -82,7 +86,25 @@ def make_sampler(
         case "grid":
             return GridSampler(space)
         case _:
-            raise UserError(f"--sampler {name}: there are {', '.join(SAMPLERS)}")
+            raise UserError(f"--sampler {name}: there are {', '.join(SAMPLERS)}; your own is named package.module:Name")
+
+
+def _own(name: str, space: Mapping[str, BaseDistribution], full: int, seed: int | None) -> BaseSampler:
+    """A sampler that the user wrote: a class or function that is called with the space, `full` and `seed`."""
+    module, _, target = name.partition(":")
+    try:
+        make = getattr(import_module(module), target)
+    except (ImportError, AttributeError) as error:
+        raise UserError(f"--sampler {name}: {error}; install its package, or name its folder in PYTHONPATH") from error
+    try:
+        made = make(space, full=full, seed=seed)
+    except TypeError as error:
+        raise UserError(
+            f"--sampler {name}: it is called as {target}(space, full={full}, seed={seed}): {error}"
+        ) from error
+    if not isinstance(made, BaseSampler):
+        raise UserError(f"--sampler {name}: must give an optuna.samplers.BaseSampler, not a {type(made).__name__}")
+    return made
 
 
 def _cma_es(seed: int | None) -> BaseSampler:

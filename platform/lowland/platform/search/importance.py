@@ -11,11 +11,8 @@ from optuna.importance import PedAnovaImportanceEvaluator
 from optuna.storages import InMemoryStorage
 from optuna.trial import FrozenTrial, create_trial
 
-from lowland.platform.search.results import StudyResult, TrialResult
+from lowland.platform.search.results import FEWEST, StudyResult, TrialResult
 from lowland.platform.search.study import Direction
-
-FEWEST = 8
-"""Trials below which nothing is said."""
 
 
 @dataclass(frozen=True)

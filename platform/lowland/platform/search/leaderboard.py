@@ -10,10 +10,10 @@ from rich.table import Table
 from lowland.platform.progress import format_count, format_seconds
 from lowland.platform.recipe import read_recipe
 from lowland.platform.recipe.dump import dump
-from lowland.platform.search.importance import FEWEST, Importance
+from lowland.platform.search.importance import Importance
 from lowland.platform.search.ledger import Price
 from lowland.platform.search.lineage import changing, lineage
-from lowland.platform.search.results import StudyResult, TrialResult
+from lowland.platform.search.results import FEWEST, StudyResult, TrialResult
 from lowland.platform.search.trials import Status
 from lowland.trainers.errors import UserError
 
@@ -159,8 +159,8 @@ def spent(result: StudyResult) -> Iterator[str]:
     if ledger is None:
         return
     if ledger.gpu_seconds:
-        yield f"{ledger.gpu_seconds / 3600:.2f} GPU-hours"
-    yield f"{ledger.cpu_seconds / 3600:.2f} CPU-hours; jobs took {format_seconds(ledger.seconds)} in all"
+        yield f"{_hours(ledger.gpu_seconds)} GPU-hours"
+    yield f"{_hours(ledger.cpu_seconds)} CPU-hours; jobs took {format_seconds(ledger.seconds)} in all"
     if ledger.tokens:
         yield f"{format_count(ledger.tokens)} tokens"
     if result.price is not None:
@@ -170,6 +170,10 @@ def spent(result: StudyResult) -> Iterator[str]:
         yield f"{result.price.show(money)}, at {result.price} an hour of a {_device(result)}{each}"
     lost = f"; workers were lost {ledger.restarts:.0f} times" if ledger.restarts else ""
     yield f"{ledger.goodput:.0%} of the time trained, {ledger.startup_share:.0%} was start-up{lost}"
+
+
+def _hours(seconds: float) -> str:
+    return f"{seconds / 3600:.2f}" if seconds >= 360 else f"{seconds / 3600:.2g}"
 
 
 def _fate(trial: TrialResult, result: StudyResult) -> str:

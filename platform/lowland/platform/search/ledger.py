@@ -132,7 +132,7 @@ class Price:
 
     def show(self, amount: float) -> str:
         """An amount, for people."""
-        return f"{amount:.2f} {self.currency}".rstrip()
+        return f"{amount:.2f} {self.currency}".rstrip() if amount >= 0.1 else f"{amount:.2g} {self.currency}".rstrip()
 
 
 def metrics_of(ledger: Ledger, price: Price | None, trials: int) -> dict[str, float]:

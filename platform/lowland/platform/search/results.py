@@ -21,6 +21,9 @@ from lowland.platform.search.study import MEASURED, NOTE, REASON, WORST, Directi
 from lowland.platform.search.trials import ORIGIN, SOURCE, TARGET, Origin, Status
 from lowland.search_spaces import Space
 
+FEWEST = 8
+"""Trials below which nothing is said of parameters."""
+
 
 @dataclass(frozen=True)
 class TrialResult:
@@ -150,7 +153,8 @@ class StudyResult:
 
     @property
     def common(self) -> int:
-        """The largest resource at which at least half of the trials with values were measured; 0 without any.
+        """The largest resource at which at least half of the trials with values were measured, and at least eight if
+        there are so many; 0 without any.
 
         There they are compared: the further a trial was trained, the better its value, whatever its parameters.
         """
@@ -158,7 +162,8 @@ class StudyResult:
         for trial in self.ranked:
             for resource in trial.curve:
                 counts[resource] = counts.get(resource, 0) + 1
-        return max((resource for resource, count in counts.items() if 2 * count >= len(self.ranked)), default=0)
+        least = max(len(self.ranked) / 2, FEWEST if len(self.ranked) >= FEWEST else 0)
+        return max((resource for resource, count in counts.items() if count >= least), default=0)
 
     @property
     def trainings(self) -> float:
