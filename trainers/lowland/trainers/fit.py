@@ -90,6 +90,7 @@ def fit(
     task.report(monitor)
     engine = _engine(config, task, world, started)
     try:
+        task.methods.attach(engine)
         store = CheckpointStore(places.checkpoints)
         checkpointer = Checkpointer(
             store,
@@ -100,6 +101,7 @@ def fit(
             zero_stage=config.sharding.zero_stage,
             metadata=metadata,
             before_commit=before_commit,
+            methods=task.methods,
         )
         loop = Loop(config, task, engine, checkpointer, world, monitor, until)
         resumed_from = checkpointer.latest()

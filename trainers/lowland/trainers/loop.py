@@ -10,7 +10,7 @@ from torch import Tensor
 
 from lowland.optim import Evaluations
 from lowland.trainers.checkpoints import Checkpointer, TrainState
-from lowland.trainers.engines import Engine, StepOutcome
+from lowland.trainers.engines import Engine, Inputs, StepOutcome
 from lowland.trainers.errors import NonFiniteError
 from lowland.trainers.measures import TrainingMeasures
 from lowland.trainers.meter import Meter
@@ -75,10 +75,13 @@ class Loop:
 
     def _step(self, inputs: StepInputs) -> None:
         state, sizes = self._state, self._task.sizes
-        factor = lr_factor(
-            self._config.schedule, state.step, total=self.total_steps, tokens_per_step=sizes.tokens_per_step
-        )
+        methods = self._task.methods
+        read_at, length = methods.schedule(state.step, self.total_steps)
+        factor = lr_factor(self._config.schedule, read_at, total=length, tokens_per_step=sizes.tokens_per_step)
+        methods.begin_step(state.step)
         loss, outcome = self._passes(inputs, factor)
+        if outcome.applied:
+            methods.after_step(self._engine)
         self._task.stepped(self._engine, applied=outcome.applied)
         rate = self._config.optimizer.lr * factor
         self._meter.step()
@@ -97,11 +100,16 @@ class Loop:
     def _passes(self, inputs: StepInputs, lr_factor: float) -> tuple[Tensor, StepOutcome]:
         """Gradients and step; several times for optimizers that look around.  Returns the loss before the step."""
         first: Tensor | None = None
-        several = Evaluations(self._engine.module, self._world.device) if self._engine.several_passes else None
+        collects = self._task.methods.two_passes(len(inputs.micro_batches))
+        evaluations = Evaluations(self._engine.module, self._world.device)
+        again = self._engine.several_passes or collects
         while True:
-            same = several.evaluation() if several is not None else nullcontext()
-            with self._meter.phase("forward_backward", on_device=True), same:
-                loss = self._forward_backward(inputs)
+            with self._meter.phase("forward_backward", on_device=True):
+                if collects:
+                    with evaluations.evaluation():
+                        self._collect(inputs)
+                with evaluations.evaluation() if again else nullcontext():
+                    loss = self._forward_backward(inputs)
             if first is None and self._measures is not None and (self._measures_due(1) or self._state.step == 1):
                 # In the second step, whenever it is due: that there is no momentum is to be told early.
                 self._measures.see_gradients(self._state.step)
@@ -116,11 +124,20 @@ class Loop:
         last = len(inputs.micro_batches) - 1
         losses = []
         for index, micro in enumerate(inputs.micro_batches):
-            arguments = {
-                k: None if x is None else x.to(self._world.device, non_blocking=True) for k, x in micro.items()
-            }
-            losses.append(self._engine.accumulate(arguments, scale=1 / inputs.weight, last=index == last))
+            losses.append(self._engine.accumulate(self._moved(micro), scale=1 / inputs.weight, last=index == last))
         return torch.stack(losses).double().sum()
+
+    def _collect(self, inputs: StepInputs) -> None:
+        """A pass without gradients, for methods whose objective is of the whole batch."""
+        objective = self._task.methods.objective
+        assert objective is not None
+        with torch.no_grad(), objective.collecting():
+            for micro in inputs.micro_batches:
+                self._engine.evaluate(self._moved(micro))
+
+    def _moved(self, inputs: Inputs) -> Inputs:
+        device = self._world.device
+        return {k: None if x is None else x.to(device, non_blocking=True) for k, x in inputs.items()}
 
     def _after_step(self) -> None:
         """Records, evaluates and saves what is due, and sees whether to stop."""
@@ -158,6 +175,7 @@ class Loop:
         values["train/epoch"] = state.step / sizes.steps_per_epoch
         values["train/skipped_steps"] = float(state.skipped)
         values |= {f"optimizer/{name}": value for name, value in self._engine.optimizer_metrics().items()}
+        values |= self._task.methods.metrics()
         self._update(metrics={**state.metrics, **values})
         self._monitor.metrics(state.step, {**values, **_latest(state.metrics, "train/grad_norm", "train/lr")})
 

@@ -5,6 +5,7 @@ from contextlib import suppress
 from typing import TypeVar, cast
 
 from safetensors import SafetensorError
+from torch import Tensor
 
 from lowland.trainers.checkpoints.manifest import CheckpointManifest, FileEntry, TrainState
 from lowland.trainers.checkpoints.parts import (
@@ -21,10 +22,14 @@ from lowland.trainers.checkpoints.store import CheckpointStore
 from lowland.trainers.engines import Engine
 from lowland.trainers.engines.state import persistent_buffers
 from lowland.trainers.errors import DataError, LowlandError, RunError
+from lowland.trainers.methods.stack import Methods
 from lowland.trainers.recipe import CheckpointConfig
 from lowland.trainers.world import World
 
 T = TypeVar("T")
+
+_METHODS = "methods"
+"""In the place of a parameter's name: the state of methods that belongs to none."""
 
 
 class Checkpointer:
@@ -39,6 +44,7 @@ class Checkpointer:
         zero_stage: recorded in the manifest.
         metadata: recorded in the manifest.
         before_commit: called on every rank when its part is written.
+        methods: whose state is saved and loaded too.
     """
 
     def __init__(
@@ -52,10 +58,12 @@ class Checkpointer:
         zero_stage: int,
         metadata: dict[str, str],
         before_commit: Callable[[], None],
+        methods: Methods,
     ) -> None:
         self._store, self._engine, self._world = store, engine, world
         self._config, self._metadata = config, metadata
-        self._optimizer, self._stage = optimizer, zero_stage
+        self._methods, self._stage = methods, zero_stage
+        self._optimizer = " with ".join((optimizer, *methods.names))
         self._before_commit = before_commit
 
     def save(self, state: TrainState) -> str:
@@ -77,8 +85,10 @@ class Checkpointer:
     def _write_part(self, step: int) -> FileEntry:
         rank = self._world.rank
         writes = rank == 0 or not self._engine.replicated
-        pieces = self._engine.pieces() if writes else iter(())
-        owned = self._engine.owned_state()
+        pieces = self._methods.pieces(self._engine) if writes else iter(())
+        owned: dict[str, dict[str, Tensor | float]] = self._engine.owned_state()
+        if rank == 0 and (kept := self._methods.state()):
+            owned = {**owned, _METHODS: {**kept}}
         rng = generator_states(self._world.device)
         buffers = list(persistent_buffers(self._engine.module)) if rank == 0 else []
         entry = self._store.add(step, part_name(rank), lambda path: write_part(path, pieces, owned, rng, buffers))
@@ -167,9 +177,10 @@ class Checkpointer:
         with self._store.local(step) as folder:
             with PartReader(folder / entry.name for entry in manifest.files) as reader:
                 reader.check_parameters(self._parameters())
-                for piece in self._engine.pieces():
+                for piece in self._methods.pieces(self._engine):
                     reader.load(piece)
                 self._engine.load_owned_state(reader.owned)
+                self._methods.load_state(reader.owned(_METHODS))
                 reader.load_buffers(persistent_buffers(self._engine.module))
             if world.rank < manifest.world_size:
                 restore_generators(read_rng(folder / part_name(world.rank)), world.device)

@@ -3,6 +3,7 @@
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 
+import torch
 from torch import Tensor, nn
 
 from lowland.trainers.engines import Engine, StatePiece
@@ -25,9 +26,9 @@ class Methods:
         """What the task's module makes of its outputs; None is the sum of losses."""
 
     @property
-    def of_features(self) -> bool:
-        """Whether a method wants what the classifier is given."""
-        return any(method.of_features for method in self._methods)
+    def of_features(self) -> str | None:
+        """The first method that wants what the classifier is given; None if none does."""
+        return next((method.name for method in self._methods if method.of_features), None)
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -85,10 +86,14 @@ class Methods:
         """State of no parameter, the same on every rank."""
         return {f"{method.name}/{name}": value for method in self._methods for name, value in method.state().items()}
 
-    def load_state(self, state: Mapping[str, Tensor]) -> None:
-        """Restores `state`."""
+    def load_state(self, state: Mapping[str, Tensor | float]) -> None:
+        """Restores `state`; what is kept of it is a copy."""
         for method in self._methods:
             prefix = f"{method.name}/"
-            own = {name.removeprefix(prefix): value for name, value in state.items() if name.startswith(prefix)}
+            own = {
+                name.removeprefix(prefix): torch.as_tensor(value).clone()
+                for name, value in state.items()
+                if name.startswith(prefix)
+            }
             if own:
                 method.load_state(own)

@@ -15,6 +15,8 @@ from torch.nn import functional
 from transformers import AutoConfig, AutoModelForImageClassification, PretrainedConfig
 
 from lowland.trainers.errors import DataError, RecipeError
+from lowland.trainers.methods.base import Outputs
+from lowland.trainers.methods.objective import Objective
 from lowland.trainers.models.batch_norm import use_step_batch_norm
 from lowland.trainers.models.resnets import resnet_cifar, wide_resnet
 from lowland.trainers.recipe import ImageModelConfig
@@ -56,13 +58,26 @@ class ImageClassifierLoss(nn.Module):
         seen: what images are.
         label_smoothing: part of the target that is spread over all classes, in training, in [0, 1).
         channels_last: give the network images with channels last in memory.
+        objective: makes of the losses what is differentiated in training; None sums them up.
+        features_of: the classifier, where the objective wants what it is given.
     """
 
     def __init__(
-        self, network: nn.Module, seen: ImageInput, *, label_smoothing: float = 0.0, channels_last: bool = False
+        self,
+        network: nn.Module,
+        seen: ImageInput,
+        *,
+        label_smoothing: float = 0.0,
+        channels_last: bool = False,
+        objective: Objective | None = None,
+        features_of: nn.Module | None = None,
     ) -> None:
         super().__init__()
         self.network = network
+        self._objective = objective
+        self._features: Tensor | None = None
+        if features_of is not None:
+            features_of.register_forward_pre_hook(self._keep_features)
         self._smoothing, self._channels_last = label_smoothing, channels_last
         # No buffers: they are to stay fp32 whatever the weights become, and an export says them beside the weights.
         self._mean, self._std = (torch.tensor(values).view(1, -1, 1, 1) for values in (seen.mean, seen.std))
@@ -84,7 +99,7 @@ class ImageClassifierLoss(nn.Module):
         Args:
             images: uint8 [B, C, S, S].
             labels: int64 [B].
-            rows: int64 [B], which images of the training set these are; of no use here.
+            rows: int64 [B], which images of the training set these are; for the objective.
             groups: int64 [B], likewise.
             other_labels: int64 [B], of what is mixed in; None without mixing.
             label_weights: float32 [B] in [0, 1], weight of `labels` then.
@@ -97,7 +112,21 @@ class ImageClassifierLoss(nn.Module):
         losses = self._losses(logits, labels)
         if other_labels is not None and label_weights is not None:
             losses = label_weights * losses + (1 - label_weights) * self._losses(logits, other_labels)
-        return losses.sum()
+        if self._objective is None or not self.training:
+            return losses.sum()
+        targets = self._targets(labels, logits)
+        if other_labels is not None and label_weights is not None:
+            weights = label_weights[:, None]
+            targets = weights * targets + (1 - weights) * self._targets(other_labels, logits)
+            labels = torch.where(label_weights >= 0.5, labels, other_labels)
+        return self._objective(Outputs(logits, targets, labels, losses, self._features, groups, rows))
+
+    def _targets(self, labels: Tensor, logits: Tensor) -> Tensor:
+        classes = logits.shape[1]
+        return functional.one_hot(labels, classes) * (1 - self._smoothing) + self._smoothing / classes
+
+    def _keep_features(self, module: nn.Module, arguments: tuple[Tensor, ...]) -> None:
+        self._features = arguments[0]
 
     def normalised(self, images: Tensor, others: Tensor | None = None, weights: Tensor | None = None) -> Tensor:
         """What the network sees of bytes, in the type of its weights: [B, C, S, S]."""

@@ -9,6 +9,7 @@ from lowland.trainers.recipe.batch import ImageBatchConfig
 from lowland.trainers.recipe.evaluation import ImageEvaluationConfig
 from lowland.trainers.recipe.image_data import AugmentationConfig, ImageDataConfig
 from lowland.trainers.recipe.image_model import ImageModelConfig
+from lowland.trainers.recipe.methods import MethodConfig, require_possible
 from lowland.trainers.recipe.train import TrainConfig
 
 
@@ -27,6 +28,8 @@ class ImageClassificationConfig(TrainConfig):
     """The global batch and its cut."""
     evaluation: ImageEvaluationConfig = ImageEvaluationConfig()
     """When and on how much to evaluate."""
+    methods: tuple[MethodConfig, ...] = ()
+    """Training methods, applied in this order; `docs/methods.md` says what each is."""
 
     @model_validator(mode="after")
     def _no_tokens(self) -> "ImageClassificationConfig":
@@ -59,4 +62,15 @@ class ImageClassificationConfig(TrainConfig):
             )
         if self.model.compile and self.sharding.zero_stage == 3:
             raise ValueError("model.compile: not at sharding.stage 3, whose hooks cut the network into pieces")
+        return self
+
+    @model_validator(mode="after")
+    def _methods_possible(self) -> "ImageClassificationConfig":
+        require_possible(
+            self.methods,
+            optimizer=self.optimizer,
+            sharding=self.sharding,
+            group_column=self.data.group_column,
+            compiled=self.model.compile,
+        )
         return self

@@ -14,6 +14,7 @@ from lowland.trainers.data.tokenizers import tokenizer_for
 from lowland.trainers.engines import Engine, Inputs
 from lowland.trainers.errors import RecipeError
 from lowland.trainers.estimate import needs_checkpointing
+from lowland.trainers.methods.stack import Methods
 from lowland.trainers.models import (
     CausalLMLoss,
     build_causal_lm,
@@ -33,6 +34,7 @@ class CausalLMTask:
 
     def __init__(self, config: CausalLMConfig, world: World) -> None:
         self._config, self._world = config, world
+        self.methods = Methods((), world)
         self._train = PackedSplit.open(config.data.path, "train")
         self._held_out = PackedSplit.open(config.data.path, "held_out")
         tokenizer = self._train.manifest.tokenizer

@@ -3,6 +3,7 @@
 from collections.abc import Generator, Mapping
 from pathlib import Path
 
+import numpy as np
 import torch
 from torch import nn
 
@@ -10,6 +11,10 @@ from lowland.trainers.data.images.batches import HeldOutImages, ImageBatch, Trai
 from lowland.trainers.data.images.data import ImageData, open_images
 from lowland.trainers.engines import Engine, Inputs
 from lowland.trainers.errors import RecipeError
+from lowland.trainers.methods.base import Problem
+from lowland.trainers.methods.build import Setting, build_methods, relabelled
+from lowland.trainers.methods.classifier import classifier_of
+from lowland.trainers.methods.stack import Methods
 from lowland.trainers.models import (
     ImageClassifierLoss,
     ImageInput,
@@ -35,6 +40,7 @@ class ImageClassificationTask:
         self._require_padding()
         self.seen = ImageInput(data.size, config.data.channels, data.mean, data.std, data.classes.names)
         self.sizes = self._sizes()
+        self.methods = self._methods()
         self.bf16 = config.model.dtype == "bfloat16"
         self._tally: Tally | None = None
 
@@ -44,8 +50,16 @@ class ImageClassificationTask:
         # The torch engine computes in bf16 by autocast, on fp32 weights.
         dtype = torch.bfloat16 if self.bf16 and self._config.sharding.engine == "deepspeed" else torch.float32
         network = build_image_classifier(recipe, self.seen, dtype=dtype, seed=self._config.seed)
-        smoothing = self._config.augmentation.label_smoothing
-        return ImageClassifierLoss(network, self.seen, label_smoothing=smoothing, channels_last=recipe.channels_last)
+        self.methods.build(network, self._problem())
+        wanted = self.methods.of_features
+        return ImageClassifierLoss(
+            network,
+            self.seen,
+            label_smoothing=self._config.augmentation.label_smoothing,
+            channels_last=recipe.channels_last,
+            objective=self.methods.objective,
+            features_of=classifier_of(network, wanted)[1] if wanted is not None else None,
+        )
 
     def check(self, engine: Engine) -> None:
         """Nothing needs the built model."""
@@ -113,7 +127,17 @@ class ImageClassificationTask:
 
     def pictures(self) -> Mapping[str, bytes]:
         """Of the latest evaluation, as PNG files by name: what was taken for what, and the worst mistakes."""
-        return {}
+        if self._tally is None or not self._config.evaluation.pictures:
+            return {}
+        from lowland.trainers.tasks.pictures import confusion_picture, mistakes_picture  # a second of imports
+
+        classes, held_out, mistakes = self.data.classes.names, self.data.held_out, self._tally.mistakes
+        found = {"pictures/confusion.png": confusion_picture(self._tally.confusion, classes)}
+        if mistakes:
+            images = held_out.pixels(np.array([mistake.row for mistake in mistakes]))
+            places = [held_out.place(mistake.row) for mistake in mistakes]
+            found["pictures/mistakes.png"] = mistakes_picture(images, mistakes, classes, places)
+        return found
 
     def export(self, engine: Engine, folder: Path, card: str) -> None:
         """Writes safetensors, configuration, preprocessing, model card."""
@@ -130,6 +154,31 @@ class ImageClassificationTask:
                 f"augmentation.padding = {augmentation.padding}: an image of {size} pixels can be reflected by less "
                 "than that; lower it, or set augmentation.padding_mode: zeros"
             )
+
+    def _methods(self) -> Methods:
+        """The methods of the recipe; label noise is put into the training labels here."""
+        config, train = self._config, self.data.train
+        clean = torch.from_numpy(train.labels).clone()
+        train.labels = relabelled(config.methods, clean, len(self.data.classes)).numpy()
+        setting = Setting(
+            classes=self.data.classes.names,
+            groups=self.data.groups.names if self.data.groups is not None else (),
+            labels=torch.from_numpy(train.labels),
+            clean_labels=clean,
+            total_steps=config.length.in_steps(tokens_per_step=0, steps_per_epoch=self.sizes.steps_per_epoch),
+            steps_per_epoch=self.sizes.steps_per_epoch,
+        )
+        return Methods(build_methods(config.methods, setting), self._world)
+
+    def _problem(self) -> Problem:
+        classes, groups = len(self.data.classes), self.data.groups
+        return Problem(
+            classes=classes,
+            class_counts=tuple(torch.bincount(torch.from_numpy(self.data.train.labels), minlength=classes).tolist()),
+            groups=len(groups) if groups is not None else 0,
+            shape=(self.seen.channels, self.seen.size, self.seen.size),
+            seed=self._config.seed,
+        )
 
     def _sizes(self) -> Sizes:
         batch, workers = self._config.batch, self._world.size

@@ -8,6 +8,7 @@ from typing import Protocol
 from torch import nn
 
 from lowland.trainers.engines import Engine, Inputs
+from lowland.trainers.methods.stack import Methods
 from lowland.trainers.monitor import Monitor
 
 
@@ -41,6 +42,9 @@ class Sizes:
 
 class Task(Protocol):
     """A kind of training: its model, data and metrics."""
+
+    methods: Methods
+    """The training methods, which the task's module asks for its objective."""
 
     sizes: Sizes
     """Known once the task is built."""

@@ -29,6 +29,7 @@ from lowland.trainers.recipe.methods.robustness import (
     VRExConfig,
     WeightBalancingConfig,
 )
+from lowland.trainers.recipe.methods.together import require_possible
 
 __all__ = [
     "AdamAscentConfig",
@@ -51,6 +52,7 @@ __all__ = [
     "SpectralRiskConfig",
     "VRExConfig",
     "WeightBalancingConfig",
+    "require_possible",
 ]
 
 MethodConfig = Annotated[

@@ -1,0 +1,62 @@
+"""What methods need of the rest of a recipe and of each other."""
+
+from collections.abc import Sequence
+
+from lowland.trainers.recipe.methods.base import MethodSection
+from lowland.trainers.recipe.methods.constraints import ConstraintsConfig
+from lowland.trainers.recipe.methods.pruning import MagnitudePruningConfig
+from lowland.trainers.recipe.methods.robustness import FixedETFConfig, RationaleInvarianceConfig, WeightBalancingConfig
+from lowland.trainers.recipe.optimizers import OptimizerConfig
+from lowland.trainers.recipe.sharding import ShardingConfig
+
+_OF_THE_HEAD = (RationaleInvarianceConfig, WeightBalancingConfig)
+_OWN_WEIGHTS = ("ema", "nowcast", "lookbehind")
+
+
+def require_possible(
+    methods: Sequence[MethodSection],
+    *,
+    optimizer: OptimizerConfig,
+    sharding: ShardingConfig,
+    group_column: str | None,
+    compiled: bool,
+) -> None:
+    """Raises ValueError where a method lacks something, or two exclude each other."""
+    names = [method.name for method in methods]
+    if double := next((name for name in names if names.count(name) > 1), None):
+        raise ValueError(f"methods: {double} is there {names.count(double)} times; once is all it can be")
+    for method in methods:
+        of_groups = method.needs_groups or (isinstance(method, ConstraintsConfig) and method.of_groups())
+        if of_groups and group_column is None:
+            raise ValueError(f"methods: {method.name} is about groups: name their column as data.group_column")
+        if method.whole_weights and sharding.zero_stage == 3:
+            raise ValueError(
+                f"methods: {method.name} needs whole weights on each worker, which sharding.stage: 3 does not leave "
+                "it: set sharding.stage to at most 2, or remove it"
+            )
+        if method.eager and compiled:
+            raise ValueError(f"methods: {method.name} looks into the network: set model.compile: false, or remove it")
+    if methods and optimizer.diloco is not None and optimizer.diloco.groups > 1:
+        raise ValueError(
+            f"methods: with optimizer.diloco.groups: {optimizer.diloco.groups} workers have other weights and batches, "
+            "and methods are of all of them: remove methods, or set groups: 1"
+        )
+    _require_alone(methods)
+    _require_rewindable(methods, optimizer)
+
+
+def _require_alone(methods: Sequence[MethodSection]) -> None:
+    fixed = next((method for method in methods if isinstance(method, FixedETFConfig)), None)
+    head = next((method for method in methods if isinstance(method, _OF_THE_HEAD)), None)
+    if fixed is not None and head is not None:
+        raise ValueError(f"methods: {head.name} is about the classifier's weights, which fixed_etf fixes: remove one")
+
+
+def _require_rewindable(methods: Sequence[MethodSection], optimizer: OptimizerConfig) -> None:
+    rewinds = any(isinstance(method, MagnitudePruningConfig) and method.rewind == "weights" for method in methods)
+    around = next((name for name in _OWN_WEIGHTS if getattr(optimizer, name) is not None), None)
+    if rewinds and (around is not None or optimizer.diloco is not None):
+        raise ValueError(
+            f"methods: magnitude_pruning.rewind: weights clears the optimizer's state, in which optimizer."
+            f"{around or 'diloco'} keeps weights: remove one, or set rewind: learning_rate"
+        )
