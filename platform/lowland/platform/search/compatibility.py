@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 
+from lowland.platform.search.explore import Explorer
 from lowland.platform.search.objectives import COSTS, Objective
 from lowland.platform.search.setting import TICKS, Setting
 from lowland.trainers.errors import UserError
@@ -57,6 +58,12 @@ def notes(setting: Setting) -> Iterator[str]:
     """What is allowed and better known, a line each."""
     if setting.bounds and setting.sampler in BLIND:
         yield f"note: --sampler {setting.sampler} does not see constraints: it proposes where they break as anywhere"
+    if setting.policy == PBT:
+        names = Explorer(setting.bound(), setting.perturb).names
+        yield (
+            f"a population of {setting.trials}: after each of {setting.intervals} intervals copies of the best replace "
+            f"the worst quarter; copies change {', '.join(names)}"
+        )
     improving = [b.metric for b in setting.bounds if b.metric.startswith(("eval/", "train/")) and b.metric not in COSTS]
     if improving and setting.policy != "none":
         yield (

@@ -240,7 +240,7 @@ class Study:
     def _fork(self, fork: Fork) -> Segment:
         """Begins a trial from another one's checkpoint, in one write."""
         origin, notes = fork.origin, self.notes(fork.origin.parent)
-        last, before = next(reversed(notes.get(SEGMENTS, [])), {}), notes.get(BEFORE, {})
+        last, before = (notes.get(SEGMENTS) or [{}])[-1], notes.get(BEFORE, {})
         trained = {name: last.get(name, 0.0) + before.get(name, 0.0) for name in TRAINED}
         trial = optuna.trial.create_trial(
             state=TrialState.RUNNING,
