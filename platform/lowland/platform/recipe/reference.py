@@ -41,6 +41,8 @@ def markdown() -> str:
     for name, node in _parts(images)[1].items():
         if images.resolve(node) != schema.resolve(sections.get(name, {})):
             lines += ["", f"### Images: `{name}`", "", *_section(images, name, node)]
+    for name, node in _lists(images).items():
+        lines += ["", f"### Images: `{name}`", "", *_list(images, name, node)]
     return "\n".join(lines) + "\n"
 
 
@@ -49,6 +51,19 @@ def _parts(schema: RecipeSchema) -> tuple[list[str], dict[str, Node]]:
     fields = {name: schema.child(schema.root, name) or {} for name in schema.fields(schema.root)}
     sections = {name: node for name, node in fields.items() if schema.variants(node) or schema.fields(node)}
     return [name for name in fields if name not in sections], sections
+
+
+def _lists(schema: RecipeSchema) -> dict[str, Node]:
+    """The fields at the top of a recipe that are lists of sections told apart by a name."""
+    fields = {name: schema.child(schema.root, name) or {} for name in schema.fields(schema.root)}
+    return {name: node for name, node in fields.items() if schema.variants(schema.child(node, 0) or {})}
+
+
+def _list(schema: RecipeSchema, name: str, node: Node) -> Iterator[str]:
+    item = schema.child(node, 0) or {}
+    tags = ", ".join(f"`{tag}`" for tag in schema.variants(item))
+    yield f"{_description(schema, node)} A list; `{schema.discriminator(item)}` of each is one of {tags}."
+    yield from _variants(schema, f"{name}.N", item)
 
 
 def _section(schema: RecipeSchema, name: str, node: Node) -> Iterator[str]:
@@ -61,7 +76,13 @@ def _section(schema: RecipeSchema, name: str, node: Node) -> Iterator[str]:
     yield f"{_description(schema, node)} `{name}.{discriminator}` is one of {tags}."
     if (default := schema.resolve(node).get("default")) is not None:
         yield f"Without the section: `{flow(default)}`."
-    for tag, section in variants.items():
+    yield from _variants(schema, name, node)
+
+
+def _variants(schema: RecipeSchema, name: str, node: Node) -> Iterator[str]:
+    """Each section of a union, under a heading of its own."""
+    discriminator = schema.discriminator(node)
+    for tag, section in schema.variants(node).items():
         fields = [field for field in schema.fields(section) if field != discriminator]
         yield from ("", f"### `{name}.{discriminator}: {tag}`", "", _description(schema, section), "")
         yield from table(schema, section, fields)

@@ -18,7 +18,9 @@ class LabelNoiseConfig(MethodSection):
     """Part of the labels: of all, or with `asymmetric` of each class that has another target."""
     own_too: bool = False
     """symmetric: draw from all classes, the own one too, as in most published results; fewer are wrong then."""
-    target: Literal["next", "cifar10"] | tuple[Annotated[int, Field(ge=0)], ...] = "next"
+    target: Literal["next", "cifar10"] | tuple[Annotated[int, Field(ge=0)], ...] = Field(
+        default="next", json_schema_extra={"allowed": "next, cifar10, or a list of whole numbers at least 0"}
+    )
     """asymmetric: the class that each is taken for: the next, CIFAR-10's usual pairs, or a class for each."""
     seed: Annotated[int, Field(ge=0, lt=2**32)] = 0
     """Which labels; not the training's seed, so that runs of several seeds have the same labels."""

@@ -15,7 +15,9 @@ class SpectralDecouplingConfig(MethodSection):
     """Spectral decoupling."""
     strength: NotNegative = 0.01
     """lambda of lambda / 2 |logits - center|^2; 0 is plain training."""
-    center: float | tuple[float, ...] = 0.0
+    center: float | tuple[float, ...] = Field(
+        default=0.0, json_schema_extra={"allowed": "a number, or a list of numbers"}
+    )
     """What logits are drawn to: a number, or one for each class."""
 
 
