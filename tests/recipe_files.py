@@ -44,3 +44,10 @@ def write_recipe(folder: Path, text: str = BASE, *, sequence_length: int = 64, v
     path = folder / "recipe.yaml"
     path.write_text(text.replace("PREPARED", str(prepared)), encoding="utf-8")
     return path
+
+
+def data_overrides(path: Path, prepared: Path) -> list[str]:
+    """What makes a shipped recipe read data that are there: a prepared folder, or the digits of scikit-learn."""
+    if "task: image-classification" in path.read_text(encoding="utf-8"):
+        return ["data.path=digits", "data.held_out_path=null"]
+    return [f"data.path={prepared}"]

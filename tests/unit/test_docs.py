@@ -6,7 +6,7 @@ import shlex
 import pytest
 import typer
 import yaml
-from recipe_files import write_manifest
+from recipe_files import data_overrides, write_manifest
 from support.docs import DOCS, ROOT, blocks, commands
 
 from lowland.platform.cli import app
@@ -88,7 +88,7 @@ def test_commands_are_understood(page, tmp_path):
         path = ROOT / str(arguments.get("recipe", "none"))
         if path.is_file():
             data = write_manifest(tmp_path / "data", sequence_length=256)
-            load_recipe(path, [*(arguments["overrides"] or []), f"data.path={data}"])
+            load_recipe(path, [*(arguments["overrides"] or []), *data_overrides(path, data)])
 
 
 def test_a_command_that_is_not_understood_is_found():

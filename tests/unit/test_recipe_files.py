@@ -3,7 +3,7 @@
 from pathlib import Path
 
 import pytest
-from recipe_files import write_manifest
+from recipe_files import data_overrides, write_manifest
 
 from lowland.platform.recipe import load_recipe
 from lowland.platform.recipe.document import read_document
@@ -19,5 +19,5 @@ def test_there_are_recipes():
 def test_a_shipped_recipe_loads(path, tmp_path):
     config = read_document(path).data["model"].get("config", {})
     prepared = write_manifest(tmp_path / "prepared", sequence_length=config.get("max_position_embeddings", 1024))
-    recipe = load_recipe(path, [f"data.path={prepared}"])
+    recipe = load_recipe(path, data_overrides(path, prepared))
     assert recipe.name == path.stem

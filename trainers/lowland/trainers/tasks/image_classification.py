@@ -65,8 +65,10 @@ class ImageClassificationTask:
         """Nothing needs the built model."""
 
     def report(self, monitor: Monitor) -> None:
-        """What was found in the data, as metrics of step 0 and as lines."""
+        """What was found in the data: counts as metrics of step 0, lines, and a file that names every row left out."""
         monitor.metrics(0, self.data.metrics())
+        if bad := self.data.bad_rows():
+            monitor.artifact("data/bad_rows.txt", "\n".join([*bad, ""]).encode())
         for line in self.data.lines():
             monitor.event(line)
 
@@ -144,7 +146,8 @@ class ImageClassificationTask:
         weights = {name.removeprefix("network."): tensor for name, tensor in engine.full_weights()}
         if self._world.rank == 0:
             assert isinstance(engine.module, ImageClassifierLoss)
-            save_classifier(engine.module.network, self._config.model, self.seen, weights, folder)
+            exported = self.methods.exported(weights)
+            save_classifier(engine.module.network, self._config.model, self.seen, exported, folder)
             (folder / "README.md").write_text(card, encoding="utf-8")
 
     def _require_padding(self) -> None:

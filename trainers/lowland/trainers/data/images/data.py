@@ -55,6 +55,10 @@ class ImageData:
             told.append(f"{self.findings[0].path}: no training image of {_listed(self.empty_classes)}")
         return told
 
+    def bad_rows(self) -> list[str]:
+        """Every row that was left out, with its file and what is wrong."""
+        return [text for findings in self.findings for text in findings.bad_rows()]
+
     def _sets(self) -> tuple[tuple[str, ImageSet], tuple[str, ImageSet]]:
         return ("train_images", self.train), ("held_out_images", self.held_out)
 

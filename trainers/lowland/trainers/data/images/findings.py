@@ -36,7 +36,7 @@ class Findings:
             DataError: naming the first rows and counting all.
         """
         if self.bad:
-            named = "; ".join(text for _, (_, text) in sorted(self.bad.items())[:SHOWN])
+            named = "; ".join(self.bad_rows()[:SHOWN])
             raise DataError(
                 f"{self.path}: {len(self.bad)} of {self.rows} rows cannot be used ({self._counted()}): {named}; "
                 "correct them, or leave them out with data.bad_rows: skip"
@@ -46,10 +46,14 @@ class Findings:
         """How many rows are bad, by reason."""
         return dict(sorted(Counter(reason for reason, _ in self.bad.values()).items()))
 
+    def bad_rows(self) -> list[str]:
+        """Every row that cannot be used, with its file and what is wrong."""
+        return [text for _, (_, text) in sorted(self.bad.items())]
+
     def lines(self) -> Iterator[str]:
         """What the user is told."""
         if self.bad:
-            named = "; ".join(text for _, (_, text) in sorted(self.bad.items())[:SHOWN])
+            named = "; ".join(self.bad_rows()[:SHOWN])
             yield f"{self.path}: {len(self.bad)} of {self.rows} rows left out ({self._counted()}): {named}"
         if self.converted:
             modes = ", ".join(f"{count} {kind}" for kind, count in sorted(self.converted.items()))
