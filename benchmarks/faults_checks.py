@@ -114,16 +114,18 @@ def _check_tracking(storage: Path, study: StudyResult, found: Found) -> None:
     """One run of the study, one of each trial, each value and each step's loss once, all closed."""
     prepare_environment()
     client = MlflowClient(f"sqlite:///{storage}/mlflow.db")
-    runs = client.search_runs([e.experiment_id for e in client.search_experiments()], max_results=1000)
-    children = [run for run in runs if "mlflow.parentRunId" in run.data.tags]
+    runs = client.search_runs([e.experiment_id for e in client.search_experiments()], max_results=10_000)
+    parents = [run for run in runs if run.data.tags.get("lowland.study") == study.name]
+    ids = {run.info.run_id for run in parents}
+    children = [run for run in runs if run.data.tags.get("mlflow.parentRunId") in ids]
     found.runs = len(children)
-    if len(runs) - len(children) != 1:
-        found.wrong.append(f"{len(runs) - len(children)} MLflow runs of the study")
+    if len(parents) != 1:
+        found.wrong.append(f"{len(parents)} MLflow runs of the study")
     counts = Counter(int(run.data.tags["lowland.trial"]) for run in children)
     expected = Counter(trial.number for trial in study.trials if trial.target)
     if counts != expected:
         found.wrong.append(f"MLflow runs by trial {dict(counts)}")
-    states = Counter(run.info.status for run in runs)
+    states = Counter(run.info.status for run in [*parents, *children])
     if set(states) != {"FINISHED"}:
         found.wrong.append(f"MLflow runs ended {dict(states)}")
     for run in children:

@@ -15,10 +15,14 @@ from types import TracebackType
 import psutil
 from common import child_environment, end, free_port, tail
 
+from lowland.platform.search.setting import read_setting
+
 TOKEN = "LOWLAND_FAULTS"
 """Environment variable by which everything that was started here is found."""
 STORE_BYTES = 128 * 2**20
-START_SECONDS = 180.0
+START_SECONDS = 300.0
+QUIET_SECONDS = 90.0
+"""In which everything must be gone after the end of a driver."""
 TITLES = {
     "controller": "TrainController",
     "worker": "RayTrainWorker",
@@ -26,6 +30,7 @@ TITLES = {
     "dispatcher": "Dispatcher",
 }
 """What the titles of processes hold."""
+OF_A_CLUSTER = ("raylet", "gcs_server")
 COORDINATOR = "_AutoscalingCoordinatorActor"
 """Ray's own: the first training on a cluster starts it, and it stays for all that follow."""
 IDLE = ("ray::IDLE", "ray::SPILL", "ray::RESTORE", f"ray::{COORDINATOR}")
@@ -89,8 +94,16 @@ class Nodes:
 
     def working(self) -> Counter[str]:
         """Processes that do somebody's work, by title: those of the clusters themselves do not count."""
-        titles = [title(process).strip() for process in self.processes()]
-        return Counter(text for text in titles if text.startswith("ray::") and not text.startswith(IDLE))
+        found = Counter[str]()
+        nodes = {node.pid for node in self._started}
+        for process in self.processes():
+            with suppress(psutil.Error):
+                text = " ".join(process.cmdline()).strip()
+                if text.startswith("ray::") and not text.startswith(IDLE):
+                    found[text] += 1
+                elif process.name() in OF_A_CLUSTER and process.ppid() not in nodes:
+                    found[process.name()] += 1
+        return found
 
     def _own(self, process: psutil.Process) -> bool:
         try:
@@ -112,6 +125,7 @@ class Nodes:
             if node.poll() is not None or time.monotonic() > deadline:
                 raise RuntimeError(f"no Ray node {name}:\n{tail(log)}")
             time.sleep(0.2)
+        self._started.append(node)
         return node
 
 
@@ -149,3 +163,107 @@ def held(address: str) -> dict[str, int]:
         return {"placement groups": groups, "actors": actors, "CPUs": round(total - free)}
     finally:
         state.disconnect()
+
+
+class Driver:
+    """A process that leads one search after another (`faults_driver.py`).
+
+    Args:
+        nodes: what it joins.
+        folder: with the recipe and the space.
+        trials: of each search.
+    """
+
+    def __init__(self, nodes: Nodes, folder: Path, trials: int) -> None:
+        self.own = False
+        """Whether it starts a cluster of its own."""
+        self._nodes, self._folder, self._trials = nodes, folder, trials
+        self._process: psutil.Popen | None = None
+        self._count = 0
+
+    @property
+    def code(self) -> int | None:
+        """Its exit code."""
+        return self._process.returncode if self._process is not None else None
+
+    def lead(self, name: str) -> None:
+        """Lets it begin or resume a search; starts it if need be."""
+        if self._process is None or self.ended():
+            where = [] if self.own else [self._nodes.address]
+            command = [sys.executable, str(Path(__file__).with_name("faults_driver.py")), str(self._folder)]
+            self._count += 1
+            with self._log.open("wb") as output:
+                self._process = psutil.Popen(
+                    [*command, str(self._trials), *where],
+                    stdin=subprocess.PIPE,
+                    stdout=output,
+                    stderr=subprocess.STDOUT,
+                    env=self._nodes.environment(),
+                )
+        assert self._process.stdin is not None
+        with suppress(BrokenPipeError):
+            self._process.stdin.write(f"{name}\n".encode())
+            self._process.stdin.flush()
+
+    def done(self, name: str) -> bool:
+        """Whether a search has ended as it should."""
+        setting = read_setting(str(self._folder / "runs"), name)
+        return setting is not None and setting.status == "finished"
+
+    def ended(self) -> bool:
+        """Whether the process has."""
+        return self._process is not None and self._process.poll() is not None
+
+    def process(self) -> list[psutil.Process]:
+        """It, if it runs."""
+        return [] if self._process is None or self.ended() else [psutil.Process(self._process.pid)]
+
+    def last_words(self) -> str:
+        """The end of its output."""
+        return tail(self._log, 4)
+
+    def kill(self) -> None:
+        """Ends it, without asking."""
+        end(self.process())
+
+    def between_searches(self, groups: int) -> list[str]:
+        """What is held though no search runs, beyond the groups of workers that stay."""
+        if self.own or not self.process():
+            return []
+        return self._left({"placement groups": groups})
+
+    def after_death(self) -> list[str]:
+        """What is left of it."""
+        return self._left({})
+
+    def finish(self) -> list[str]:
+        """Lets it end, and says what is left of it."""
+        if self._process is None:
+            return []
+        assert self._process.stdin is not None
+        self._process.stdin.close()
+        try:
+            self._process.wait(START_SECONDS)
+        except psutil.TimeoutExpired:
+            self.kill()
+            return ["the driver did not end after its last search"]
+        self._process = None
+        return self._left({})
+
+    @property
+    def _log(self) -> Path:
+        return self._folder / f"driver-{self._count:03}.log"
+
+    def _left(self, allowed: dict[str, int]) -> list[str]:
+        """After a while; of what is not in `allowed`, nothing may be there, if that is empty."""
+        deadline = time.monotonic() + QUIET_SECONDS
+        while True:
+            there = held(self._nodes.address)
+            if not allowed:
+                there |= self._nodes.working()
+            over = {
+                name: count for name, count in there.items() if count > allowed.get(name, 0 if not allowed else count)
+            }
+            if not over or time.monotonic() > deadline:
+                return [f"left behind: {over}"] if over else []
+            time.sleep(0.5)

@@ -1,19 +1,23 @@
 """Searches on a cluster: workers that stay, a stop and what goes on from storage, one MLflow run a trial."""
 
+import os
+import signal
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import ray
-from ray.util import placement_group_table
+from ray.util import placement_group, placement_group_table, remove_placement_group
 from rich.console import Console
 from support.ray_runs import client, recipe, screen, written
 
 from lowland.platform.runs import RunFolder
-from lowland.platform.search.dispatcher import create_dispatcher
-from lowland.platform.search.group import WorkerGroup
-from lowland.platform.search.jobs import Job, Outcome
+from lowland.platform.search import pool as pool_module
+from lowland.platform.search.dispatcher import Look, create_dispatcher
+from lowland.platform.search.jobs import Job, Outcome, Resources
+from lowland.platform.search.pool import Pool
 from lowland.platform.search.setting import STOP, existing_study
 from lowland.platform.search.start import begin, changed
 from lowland.platform.search.trial_runs import resources_of
@@ -55,12 +59,26 @@ def test_workers_stay_between_jobs_whatever_these_come_to(cluster: None, text: P
         task = {"recipe": made.model_dump(mode="json"), "run_id": tracked.run_id, "tracking_uri": uri}
         return Job(resources_of(made), {**task, "created": tracked.created, "attempt": attempt, "until": (part, 51)})
 
-    def run(made: Job) -> Outcome:
-        outcome: Outcome = ray.get(dispatcher.run.remote(made), timeout=180)
+    pool = Pool(dispatcher, str(tmp_path / "ray"), 1, lambda _: 1)
+
+    def run(made: Job, disturb: Callable[[Look], None] = lambda _: None) -> Outcome:
+        reply, end = dispatcher.run.remote(made), time.monotonic() + 300
+        while not ray.wait([reply], timeout=0.2)[0]:
+            assert time.monotonic() < end
+            look = ray.get(dispatcher.look.remote())
+            pool.tend(look)
+            disturb(look)
+        outcome: Outcome = ray.get(reply)
         return outcome
 
+    killed: set[int] = set()
+
+    def kill_controller(look: Look) -> None:
+        if look.progress and look.busy - killed and not killed:
+            killed.update(look.busy)
+            ray.kill(ray.get(dispatcher.controller.remote(*look.busy)))
+
     first = job("a", 3)
-    group = WorkerGroup(0, first.resources, dispatcher, str(tmp_path / "ray"), "group")
     outcome = run(first)
     assert (outcome.end, outcome.result["step"], outcome.attempts) == ("reached", 3, 1)
     wild = run(job("b", 51, optimizer={"name": "sgd", "lr": 1e30}))
@@ -79,9 +97,33 @@ def test_workers_stay_between_jobs_whatever_these_come_to(cluster: None, text: P
     assert (second.end, second.result["step"], second.result["resumed_from"]) == ("reached", 9, 3)
     assert second.result["metrics"]["eval/loss"] < outcome.result["metrics"]["eval/loss"]
     assert second.result["startup"] < 5, "no process starts for it"
-    group.close()
-    assert group.join(60)
-    assert groups_held() == 0
+    slow = {"optimizer": {**full, "target": "support.trouble:Slow"}, **plain}
+    led_again = run(job("slow", 51, **slow), kill_controller)
+    assert (led_again.end, led_again.attempts) == ("reached", 2), led_again.message
+    assert killed
+    pool.close()
+    pool.join()
+    assert groups_held() == 0, "what the killed controller held is free too"
+
+
+def test_a_group_that_does_not_end_by_itself_is_killed_and_holds_nothing(
+    cluster: None, text: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(pool_module, "CLOSE_SECONDS", 1.0)
+    never = Resources(1, 3.0, 0, None, "PACK")
+    dispatcher = create_dispatcher(0)
+    holds = placement_group([{"CPU": 3.0}])
+    ray.get(holds.ready())
+    pool = Pool(dispatcher, str(tmp_path / "ray"), 1, lambda _: 1)
+    pool.tend(Look({never: 1}, frozenset(), {}, frozenset(), ()))
+    until = time.monotonic() + 120
+    while sum(group["state"] == "PENDING" for group in placement_group_table().values()) != 1:
+        assert time.monotonic() < until, "it waits for room"
+        time.sleep(0.2)
+    pool.close()
+    pool.join()
+    remove_placement_group(holds)
+    assert {group["state"] for group in placement_group_table().values()} <= {"REMOVED"}
 
 
 class Told(Console):
@@ -103,9 +145,12 @@ def test_a_search_is_stopped_goes_on_from_storage_and_leaves_one_run_a_trial(clu
     (tmp_path / "rate.yaml").write_text(SPACE)
     base = recipe(text, tmp_path / "runs", "rate", **{**SECTIONS, "scaling": {"workers": 1}})
     setting = begin(base, [str(tmp_path / "rate.yaml")], trials=4, parallel="2", sampler="random")
+    control_c = Told("paused", lambda: os.kill(os.getpid(), signal.SIGINT))
+    assert tune(setting, address=None, console=control_c).exit_code == 130
+    assert "stopping: trials save and end after their step" in written(control_c)
+    assert "lowland study resume rate" in written(control_c)
     stop = Told("paused", (setting.folder / STOP).touch)
-    assert tune(setting, address=None, console=stop).status == "interrupted"
-    assert "lowland study resume rate" in written(stop)
+    assert tune(changed(base.storage, "rate"), address=None, console=stop).status == "interrupted"
     with pytest.raises(UserError, match="study 'rate' exists"):
         begin(base, ["auto"], trials=4)
     console = screen()

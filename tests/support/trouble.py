@@ -2,6 +2,7 @@
 
 import os
 import signal
+import time
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,15 @@ class Full(torch.optim.SGD):
         """Raises there."""
         if dist.get_rank() == 1:
             raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
+        return super().step(closure)
+
+
+class Slow(torch.optim.SGD):
+    """A step takes at least a tenth of a second."""
+
+    def step(self, closure: Any = None) -> Any:
+        """Waits."""
+        time.sleep(0.1)
         return super().step(closure)
 
 

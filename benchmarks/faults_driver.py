@@ -1,0 +1,33 @@
+"""Leads searches by name, one after another on the same workers, as a comparison does; names come by standard input."""
+
+import sys
+from pathlib import Path
+
+from rich.console import Console
+
+from lowland.platform.recipe import load_recipe
+from lowland.platform.search.driver import SearchDriver
+from lowland.platform.search.setting import read_setting
+from lowland.platform.search.start import begin, changed
+from lowland.platform.search.tune import ready
+from lowland.platform.search.workers import Workers
+
+
+def main(folder: Path, trials: int, address: str | None) -> None:
+    """Begins or resumes every study that is named, until there are no more names."""
+    console = Console(width=200)
+    base = load_recipe(folder / "recipe.yaml")
+    with ready([base], address, 2) as (uri, experiment_id), Workers(base, str(folder / "ray"), 2) as workers:
+        for name in map(str.strip, sys.stdin):
+            recipe = base.model_copy(update={"name": name})
+            if read_setting(base.storage, name) is not None:
+                setting = changed(base.storage, name)
+            else:
+                setting = begin(
+                    recipe, [str(folder / "space.yaml")], trials=trials, sampler="random", seed=int(name[-3:])
+                )
+            SearchDriver(setting, uri, experiment_id, console, workers).run()
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]), int(sys.argv[2]), sys.argv[3] if len(sys.argv) > 3 else None)
