@@ -36,6 +36,14 @@ def small(kill=()):
     return network
 
 
+def of_weights(weights):
+    """The network that has these weights."""
+    network = small()
+    fit_units(network, {name: tuple(tensor.shape) for name, tensor in weights.items()})
+    network.load_state_dict(weights)
+    return network
+
+
 def engine_of(network, optimizer=None):
     optimizer = optimizer or torch.optim.SGD(network.parameters(), lr=0.1, momentum=0.9)
     layout = Layout.whole([list(network.named_parameters())])
@@ -127,7 +135,7 @@ def test_masking_dead_units_changes_no_bit_and_taking_them_out_only_rounding():
     assert smaller[0][0].weight.shape == (4, 2, 3, 3)
     assert smaller[0][3].in_channels == 4
     torch.testing.assert_close(smaller(IMAGES), before)
-    rebuilt = fit_units(small().eval(), smaller.state_dict())
+    rebuilt = of_weights(smaller.state_dict()).eval()
     assert torch.equal(rebuilt(IMAGES), smaller(IMAGES))
 
 
@@ -136,7 +144,7 @@ def test_training_without_removed_units_is_training_with_them_masked():
     method = DemP(0.0, 0.0, span=9, every=1)
     trained(masked, method, 1)
     method._every = 100
-    smaller = fit_units(small(), sliced(masked.state_dict(), method.kept, method.units))
+    smaller = of_weights(sliced(masked.state_dict(), method.kept, method.units))
     engines = [engine_of(masked), engine_of(smaller)]
     method.attach(engines[0], WORLD)
     step(masked, engines[0], method, 1)

@@ -13,7 +13,7 @@ from torch.nn import functional as F
 from lowland.trainers.errors import RecipeError
 from lowland.trainers.methods.base import Outputs, Problem
 from lowland.trainers.methods.classifier import classifier_of
-from lowland.trainers.methods.etf import ETFClassifier, FixedETF, simplex_etf
+from lowland.trainers.methods.etf import FixedETF, simplex_etf
 from lowland.trainers.methods.irm import IRM, scale_penalty
 from lowland.trainers.methods.rationale import RationaleInvariance
 from lowland.trainers.methods.spectral_decoupling import SpectralDecoupling
@@ -25,6 +25,7 @@ from lowland.trainers.methods.weight_balancing import (
     norm_bound,
     tau_normalized,
 )
+from lowland.trainers.models.heads import ETFClassifier
 
 
 def said(logits, labels, groups=None):

@@ -129,6 +129,10 @@ class Method:
     def load_state(self, state: Mapping[str, Tensor]) -> None:
         """Restores `state`."""
 
+    def exported(self, weights: dict[str, Tensor]) -> dict[str, Tensor]:
+        """The weights of the network to export, by name: these, or a smaller network's."""
+        return weights
+
     def metrics(self) -> dict[str, float]:
         """What there is to say of the last step, the same on every rank."""
         return {}

@@ -17,7 +17,7 @@ from lowland.trainers.errors import RecipeError
 from lowland.trainers.methods.base import GlobalBatch, Method, Outputs, Problem
 from lowland.trainers.methods.flops import Multiplications
 from lowland.trainers.methods.noise import normal_at
-from lowland.trainers.models.units import Units, removable_units
+from lowland.trainers.models.units import Units, removable_units, sliced
 from lowland.trainers.world import World
 
 
@@ -173,6 +173,10 @@ class DemP(Method):
         for held, prefix in ((self.kept, "kept/"), (self._fired, "fired/")):
             for name in held:
                 held[name] = state[prefix + name].bool()
+
+    def exported(self, weights: dict[str, Tensor]) -> dict[str, Tensor]:
+        """Without the removed units."""
+        return sliced(weights, self.kept, self.units)
 
     def metrics(self) -> dict[str, float]:
         """Shares of removable units that were removed and that are dead now, the penalty's factor, FLOPs."""

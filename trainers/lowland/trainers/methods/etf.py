@@ -9,11 +9,11 @@ from typing import Literal
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from lowland.trainers.errors import RecipeError
 from lowland.trainers.methods.base import Method, Outputs, Problem
 from lowland.trainers.methods.classifier import classifier_of, replace_module
+from lowland.trainers.models.heads import ETFClassifier
 
 
 def simplex_etf(classes: int, width: int, seed: int) -> Tensor:
@@ -28,27 +28,6 @@ def simplex_etf(classes: int, width: int, seed: int) -> Tensor:
     centred = torch.eye(classes, dtype=torch.float64) - 1 / classes
     vectors: Tensor = (classes / (classes - 1)) ** 0.5 * centred @ orthonormal.T
     return vectors.float()
-
-
-class ETFClassifier(nn.Module):
-    """Logits are cosines of features with the class vectors, times a scale.
-
-    Args:
-        vectors: [K, d], norm 1; a buffer, so that no optimizer sees it and exports hold it.
-        scale: what cosines are multiplied by.
-    """
-
-    vectors: Tensor
-
-    def __init__(self, vectors: Tensor, scale: float) -> None:
-        super().__init__()
-        self.scale = scale
-        self.register_buffer("vectors", vectors)
-
-    def forward(self, features: Tensor) -> Tensor:
-        """[..., d] to [..., K], in fp32."""
-        with torch.autocast(features.device.type, enabled=False):
-            return self.scale * F.linear(F.normalize(features.float(), dim=-1), self.vectors.float())
 
 
 class FixedETF(Method):
@@ -66,6 +45,11 @@ class FixedETF(Method):
 
     def build(self, network: nn.Module, problem: Problem) -> None:
         """Replaces the classifier."""
+        if hasattr(network, "config"):
+            raise RecipeError(
+                f"methods: fixed_etf: {type(network).__name__} is a model of transformers, which reads no such "
+                "classifier back; choose an architecture of lowland (resnet...-cifar, wide-resnet...), or remove it"
+            )
         name, head = classifier_of(network, self.name)
         if head.in_features < problem.classes or problem.classes < 2:
             raise RecipeError(

@@ -82,6 +82,12 @@ class Methods:
             own = {name: tensor for method in self._methods for name, tensor in method.piece_state(piece).items()}
             yield replace(piece, tensors={**piece.tensors, **own}) if own else piece
 
+    def exported(self, weights: dict[str, Tensor]) -> dict[str, Tensor]:
+        """What is exported of the network's weights, by name."""
+        for method in self._methods:
+            weights = method.exported(weights)
+        return weights
+
     def state(self) -> dict[str, Tensor]:
         """State of no parameter, the same on every rank."""
         return {f"{method.name}/{name}": value for method in self._methods for name, value in method.state().items()}

@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 from huggingface_hub import save_torch_state_dict
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.nn import functional
@@ -18,7 +18,9 @@ from lowland.trainers.errors import DataError, RecipeError
 from lowland.trainers.methods.base import Outputs
 from lowland.trainers.methods.objective import Objective
 from lowland.trainers.models.batch_norm import use_step_batch_norm
+from lowland.trainers.models.heads import ETFClassifier
 from lowland.trainers.models.resnets import resnet_cifar, wide_resnet
+from lowland.trainers.models.units import fit_units
 from lowland.trainers.recipe import ImageModelConfig
 from lowland.trainers.recipe.image_model import CIFAR_RESNETS
 from lowland.trainers.recipe.image_model import wide_resnet as wide_sizes
@@ -336,7 +338,20 @@ def _own(folder: Path, described: Mapping[str, Any], seen: ImageInput) -> nn.Mod
     network = own_network(str(described.get("architecture")), seen)
     if network is None:
         raise DataError(f"{folder}: the architecture {described.get('architecture')} is not known to this lowland")
+    shapes = _shapes(folder)
+    fit_units(network, shapes)
+    if (vectors := shapes.get("fc.vectors")) is not None:
+        network.fc = ETFClassifier(torch.empty(vectors), scale=1.0)
     return network
+
+
+def _shapes(folder: Path) -> dict[str, tuple[int, ...]]:
+    """Of the weights in a folder, by name."""
+    try:
+        with safe_open(folder / "model.safetensors", framework="pt") as file:
+            return {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118 - no mapping
+    except (OSError, SafetensorError) as error:
+        raise DataError(f"{folder}: no weights can be read there: {error}") from error
 
 
 def save_classifier(

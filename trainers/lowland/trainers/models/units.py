@@ -3,7 +3,6 @@
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
-import torch
 from torch import Tensor, nn
 
 __all__ = ["Units", "fit_units", "removable_units", "sliced", "without_units"]
@@ -84,15 +83,16 @@ def without_units(network: nn.Module, kept: Mapping[str, Tensor]) -> nn.Module:
         kept: by producer, bool [count]; at least one unit of each must stay.
     """
     weights = sliced(network.state_dict(), kept, removable_units(network))
-    return fit_units(network, weights)
+    fit_units(network, {name: tuple(tensor.shape) for name, tensor in weights.items()})
+    network.load_state_dict(weights)
+    return network
 
 
-@torch.no_grad()
-def fit_units(network: nn.Module, weights: Mapping[str, Tensor]) -> nn.Module:
-    """Gives removable layers the sizes of a smaller network, whose weights these are, and loads them; in place."""
+def fit_units(network: nn.Module, shapes: Mapping[str, tuple[int, ...]]) -> None:
+    """Gives removable layers, in place, the sizes of weights of these shapes, by name; values are to follow."""
     for units in removable_units(network):
-        count = weights[f"{units.producer}.weight"].shape[0]
-        if count == units.count:
+        count = shapes.get(f"{units.producer}.weight", (units.count,))[0]
+        if count >= units.count:
             continue
         for name, dimension in units.tensors().items():
             holder, _, key = name.rpartition(".")
@@ -111,8 +111,6 @@ def fit_units(network: nn.Module, weights: Mapping[str, Tensor]) -> nn.Module:
             norm = network.get_submodule(units.norm)
             assert isinstance(norm, _NORMS)
             norm.num_features = count
-    network.load_state_dict(dict(weights))
-    return network
 
 
 def _resize(layer: nn.Module, side: str, count: int) -> None:
