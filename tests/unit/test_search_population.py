@@ -3,6 +3,7 @@
 import math
 import random
 from collections.abc import Mapping
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -20,9 +21,13 @@ from recipe_files import write_recipe
 from lowland.platform.recipe import load_recipe
 from lowland.platform.runs import RunFolder
 from lowland.platform.search.explore import Explorer, moved
+from lowland.platform.search.export import as_table
 from lowland.platform.search.forks import fork_checkpoint, newest_step
 from lowland.platform.search.jobs import Job, Outcome, Resources
+from lowland.platform.search.leaderboard import fates
+from lowland.platform.search.lineage import changing, lineage
 from lowland.platform.search.population import Population
+from lowland.platform.search.results import StudyResult, trials_in
 from lowland.platform.search.search import Search
 from lowland.platform.search.simulate import simulate
 from lowland.platform.search.space import BoundSpace
@@ -194,6 +199,23 @@ def test_copies_reach_what_no_member_reaches_alone():
     alone = 0.9**2 * (1 + 0.9 ** (2 * 48))
     assert alone > 0.8, "the masked weight stays where it was"
     assert held.share() == 1.0
+
+
+def test_a_copy_tells_how_it_came_about():
+    toy, storage = Toy(), InMemoryStorage()
+    play(toy_search(storage, toy), toy)
+    found = StudyResult("toy", "loss", "minimize", 48, trials_in(storage, "toy"))
+    assert found.best is not None
+    stretches = lineage(found, found.best)
+    assert (stretches[0].start, stretches[-1].end, stretches[-1].trial) == (0, 48, found.best.number)
+    assert [one.end for one in stretches[:-1]] == [one.start for one in stretches[1:]], "without gaps"
+    assert all(a.parameters["x"] == pytest.approx(1 - b.parameters["x"]) for a, b in pairwise(stretches)), "all flipped"
+    assert changing(stretches) == ["x"]
+    assert found.trainings == pytest.approx(4.0)
+    lines = list(fates(found))
+    assert any("replaced by a copy of a better one" in line for line in lines)
+    rows = as_table(found)
+    assert set(rows["forked_from"].to_pylist()) - {None} == {t.origin.parent for t in found.trials if t.origin}
 
 
 def test_what_is_spent_counts_the_parents_training_once():

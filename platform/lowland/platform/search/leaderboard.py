@@ -185,7 +185,7 @@ def _fate(trial: TrialResult, result: StudyResult) -> str:
     if trial.unusable:
         return f"gave no number {place}"
     if trial.broken:
-        return f"{trial.status} {place}, broke {', '.join(text.rpartition(':')[0] for text in trial.broken)}"
+        return f"broke {', '.join(text.rpartition(':')[0] for text in trial.broken)} {place}"
     if trial.number in result.replaced:
         return f"stopped {place} and replaced by a copy of a better one"
     match trial.status:

@@ -13,7 +13,7 @@ from lowland.platform.search.ledger import SEGMENTS, Budget, Ledger, account, si
 from lowland.platform.search.objectives import costs
 from lowland.platform.search.policies import Policy
 from lowland.platform.search.population import Population
-from lowland.platform.search.study import BEFORE, Study
+from lowland.platform.search.study import BEFORE, MEASURED, Study
 from lowland.platform.search.trials import Origin, Segment, TrialView
 from lowland.trainers.errors import LowlandError, RunError, UserError
 
@@ -230,8 +230,16 @@ class Search:
             fate = "failed"
             self._hear(f"trial {number}: {outcome.end}: {outcome.message}")
         else:
-            self._hear(f"trial {number}: {segment.end}/{self._policy.full} {self._metric} {value:.4f}, {fate}")
+            self._hear(
+                f"trial {number}: {segment.end}/{self._policy.full} {self._told(number, segment, value)}, {fate}"
+            )
         return fate
+
+    def _told(self, number: int, segment: Segment, value: float) -> str:
+        """What was measured where a segment ended, in a line."""
+        also = self.study.notes(number).get(MEASURED, {}).get(str(segment.end), {})
+        broken = [f"breaks {text}" for text in self.study.broken(number, segment.end)]
+        return ", ".join([f"{self._metric} {value:.4f}", *(f"{name} {v:.4g}" for name, v in also.items()), *broken])
 
     def _miss(self, measured: Mapping[str, float]) -> None:
         there = ", ".join(sorted(measured))

@@ -143,6 +143,11 @@ class Study:
         there = self.notes(number).get(MEASURED, {})
         self.note(number, MEASURED, {**there, str(resource): dict(values)})
 
+    def broken(self, number: int, resource: int) -> list[str]:
+        """The bounds that a trial broke at a resource, with what was measured."""
+        attributes = self._storage.get_trial(self._trial_id(number)).user_attrs
+        return broken_at(self._bounds, attributes).get(resource, [])
+
     def ended(self, number: int, policy: Policy) -> Segment | None:
         """A segment has ended, with its measurement reported; the next one of the same trial if it is to go on."""
         trial = self.trial(number)
