@@ -3,13 +3,15 @@
 from types import TracebackType
 
 import ray
+from ray.exceptions import RayError
 
+from lowland.platform.failures import last_line
 from lowland.platform.recipe import Recipe
 from lowland.platform.search.dispatcher import Look, create_dispatcher
 from lowland.platform.search.jobs import Resources
 from lowland.platform.search.pool import Pool
 from lowland.platform.search.trial_runs import resources_of
-from lowland.trainers.errors import LowlandError
+from lowland.trainers.errors import LowlandError, RunError
 
 
 class Workers:
@@ -31,9 +33,12 @@ class Workers:
         """Starts groups for jobs that wait; returns what happened to jobs since the last call, in lines.
 
         Raises:
-            RunError: groups do not come up.
+            RunError: groups do not come up, or the dispatcher is gone.
         """
-        look: Look = ray.get(self.dispatcher.look.remote())
+        try:
+            look: Look = ray.get(self.dispatcher.look.remote())
+        except RayError as error:
+            raise RunError(f"the search lost its dispatcher, or its cluster: {last_line(error)}") from error
         self._pool.tend(look)
         return look.events
 
