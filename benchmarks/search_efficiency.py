@@ -2,10 +2,13 @@
 
     python benchmarks/search_efficiency.py --lcbench FOLDER --results results.json [--budget SECONDS] [--jobs N]
     python benchmarks/search_efficiency.py --curves table.parquet --results results.json
+    python benchmarks/search_efficiency.py ... --tasks 0-8 --seeds 10-19 --results second.json      # a part, elsewhere
+    python benchmarks/search_efficiency.py ... --results results.json --merge second.json --budget 0
 
 FOLDER holds the YAHPO surrogate of LCBench (model.onnx, config_space.json, encoding.json); it needs a package that
 lowland does not: pip install onnxruntime.  Measured are the tasks on which nothing was developed, or with
-`--development` the others.  Results are kept run by run: called again, it goes on with what is missing.
+`--development` the others.  Results are kept run by run: called again, it goes on with what is missing.  Parts by
+task, seed, method or number of workers may be measured side by side, each with results of its own, and put together.
 """
 
 import argparse
@@ -82,10 +85,18 @@ def _sign(curves: Curves) -> float:
     return 1.0 if curves.direction == "minimize" else -1.0
 
 
-def run(source: str, cell: Cell, cap: int) -> Run:
-    """Searches once; what it spent until the target was reached, or in all."""
+def run(source: str, cell: Cell, cap: int, target: float | None = None) -> Run:
+    """Searches once; what it spent until the target was reached, or in all.
+
+    Args:
+        source: folder or file of the curves.
+        cell: what is run.
+        cap: whole trainings at most.
+        target: of the task, if it is known already.
+    """
     optuna.logging.set_verbosity(optuna.logging.ERROR)
-    curves, target = curves_of(source, cell.task), target_of(source, cell.task)
+    curves = curves_of(source, cell.task)
+    target = target if target is not None else target_of(source, cell.task)
     priors = priors_of(curves, cell.task) if cell.method in PRIOR_METHODS else {}
     sampler, policy, as_tune = METHODS[cell.method](curves, cell.seed, priors)
     storage = ToldComplete() if as_tune else InMemoryStorage()
@@ -122,8 +133,8 @@ def cells(options: argparse.Namespace, done: frozenset[str]) -> Iterator[Cell]:
         chosen = every[:DEVELOPED_ON] if options.development else every[DEVELOPED_ON:]
     else:
         chosen = [options.curves.stem]
-    for seed in range(options.seeds):
-        for task in chosen[:: options.every]:
+    for seed in options.seeds:
+        for task in (task for i, task in enumerate(chosen[:: options.every]) if i in options.tasks):
             for method in options.methods:
                 for workers in options.workers:
                     cell = Cell(task, method, workers, seed)
@@ -134,19 +145,46 @@ def cells(options: argparse.Namespace, done: frozenset[str]) -> Iterator[Cell]:
 def measure(options: argparse.Namespace) -> dict[str, Run]:
     """Runs what is missing, as far as the time allows."""
     source = str(options.lcbench or options.curves)
-    done = json.loads(options.results.read_text()) if options.results.exists() else {}
+    done = merged([*options.merge, *([options.results] if options.results.exists() else [])])
+    targets = {one["task"]: one["target"] for one in done.values()}
     missing, end = cells(options, frozenset(done)), time.monotonic() + options.budget
     with ProcessPoolExecutor(options.jobs) as pool:
         running = dict[Future[Run], Cell]()
         while True:
             while len(running) < options.jobs and time.monotonic() < end and (cell := next(missing, None)):
-                running[pool.submit(run, source, cell, options.cap)] = cell
+                running[pool.submit(run, source, cell, options.cap, targets.get(cell.task))] = cell
             if not running:
                 break
             for future in wait(running, return_when=FIRST_COMPLETED).done:
-                done[running.pop(future).key] = future.result()
+                cell = running.pop(future)
+                done[cell.key] = future.result()
+                targets[cell.task] = done[cell.key]["target"]
             _write(options.results, done)
+    _write(options.results, done)
     return done
+
+
+def merged(files: Sequence[Path]) -> dict[str, Run]:
+    """The runs of several results, each once.
+
+    Raises:
+        ValueError: they differ in a task's target or in the cap, so that they are not of one measurement.
+    """
+    runs = {key: one for file in files for key, one in json.loads(file.read_text()).items()}
+    for field, by in (("target", "task"), ("cap", "method")):
+        found = dict[str, Any]()
+        for one in runs.values():
+            if found.setdefault(one[by], one[field]) != one[field]:
+                raise ValueError(
+                    f"{by} {one[by]} has {field} {found[one[by]]} in one of the results, {one[field]} in another"
+                )
+    return runs
+
+
+def numbers(text: str) -> range:
+    """`20` is the first twenty, `5-9` those from 5 to 9."""
+    first, dash, last = text.partition("-")
+    return range(int(first), int(last) + 1) if dash else range(int(first))
 
 
 def _write(path: Path, results: dict[str, Run]) -> None:
@@ -165,7 +203,11 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--results", type=Path, required=True, help="JSON file that is extended")
     parser.add_argument("--methods", nargs="+", choices=list(METHODS), default=list(METHODS))
     parser.add_argument("--workers", nargs="+", type=int, default=[1, 8])
-    parser.add_argument("--seeds", type=int, default=20)
+    parser.add_argument("--seeds", type=numbers, default=range(20), help="how many, or from-to")
+    parser.add_argument(
+        "--tasks", type=numbers, default=range(1000), help="how many in their order, or from-to, from 0"
+    )
+    parser.add_argument("--merge", nargs="+", type=Path, default=[], help="other results that are put in too")
     parser.add_argument("--cap", type=int, default=CAP, help="whole trainings per run at most")
     parser.add_argument("--every", type=int, default=1, help="only every so manieth task")
     parser.add_argument("--development", action="store_true", help="the tasks on which methods were developed")

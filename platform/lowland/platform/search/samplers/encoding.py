@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -10,6 +11,7 @@ from optuna.distributions import BaseDistribution, CategoricalDistribution, Floa
 
 from lowland.platform.search.samplers.gaussian_process import Array
 
+_ABSENT = object()
 Conditions = Mapping[str, Sequence[tuple[str, str]]]
 """By parameter, the branches it belongs to, each with the alternative in which it counts."""
 
@@ -34,6 +36,7 @@ class Encoding:
             self.columns[name] = slice(column, column + size)
             column += size
         self.dimensions = column
+        self._known = dict[tuple[Any, ...], Array]()
         self._conditions = [
             (self.columns[name], [self._column(branch, alternative) for branch, alternative in where])
             for name, where in (conditions or {}).items()
@@ -42,12 +45,18 @@ class Encoding:
 
     def encode(self, parameters: Sequence[Mapping[str, Any]]) -> Array:
         """Points [n, dimensions]; a parameter that is absent lies in the middle."""
-        points = np.full((len(parameters), self.dimensions), 0.5)
-        for row, given in enumerate(parameters):
+        return np.array([self._point(given) for given in parameters]).reshape(-1, self.dimensions)
+
+    def _point(self, given: Mapping[str, Any]) -> Array:
+        """The same trials are asked for again and again."""
+        key = tuple(given.get(name, _ABSENT) for name in self.columns)
+        if key not in self._known:
+            point = np.full((1, self.dimensions), 0.5)
             for name, columns in self.columns.items():
                 if name in given:
-                    points[row, columns] = _encode(self.space[name], given[name])
-        return self._settle(points)
+                    point[0, columns] = _encode(self.space[name], given[name])
+            self._known[key] = self._settle(point)[0]
+        return self._known[key]
 
     def decode(self, point: Array) -> dict[str, Any]:
         """The parameters nearest to a point."""
@@ -82,36 +91,36 @@ class _Scale:
     """Where numbers of a distribution lie."""
 
     distribution: FloatDistribution | IntDistribution
+    low: float
+    """Its ends, on its scale."""
+    high: float
 
     def place(self, values: npt.ArrayLike) -> Array:
         """Of values, in [0, 1]."""
-        low, high = self._bounds()
-        scaled: Array = (self._transformed(values) - low) / max(high - low, 1e-12)
+        scaled: Array = (_transformed(self.distribution, values) - self.low) / max(self.high - self.low, 1e-12)
         return np.clip(scaled, 0.0, 1.0)
 
     def values(self, places: Array) -> Array:
         """At places, rounded to what is allowed."""
-        low, high = self._bounds()
         d = self.distribution
-        values = low + np.clip(places, 0.0, 1.0) * (high - low)
+        values = self.low + np.clip(places, 0.0, 1.0) * (self.high - self.low)
         values = np.exp(values) if d.log else values
         if isinstance(d, IntDistribution) or d.step is not None:
             step = d.step or 1
             values = d.low + np.round((values - d.low) / step) * step
         return np.clip(values, d.low, d.high)
 
-    def _bounds(self) -> tuple[float, float]:
-        low, high = self._transformed([self.distribution.low, self.distribution.high])
-        return float(low), float(high)
 
-    def _transformed(self, values: npt.ArrayLike) -> Array:
-        array = np.asarray(values, dtype=np.float64)
-        return np.log(array) if self.distribution.log else array
+def _transformed(distribution: FloatDistribution | IntDistribution, values: npt.ArrayLike) -> Array:
+    array = np.asarray(values, dtype=np.float64)
+    return np.log(array) if distribution.log else array
 
 
+@lru_cache(maxsize=1024)
 def _scale(distribution: BaseDistribution) -> _Scale:
     assert isinstance(distribution, FloatDistribution | IntDistribution)
-    return _Scale(distribution)
+    low, high = _transformed(distribution, [distribution.low, distribution.high])
+    return _Scale(distribution, float(low), float(high))
 
 
 def _encode(distribution: BaseDistribution, value: Any) -> Array:
