@@ -56,6 +56,11 @@ class World:
     def tend(self, demand: dict[Resources, int], busy: set[int] = frozenset(), came: set[int] = frozenset()) -> None:  # type: ignore[assignment]
         self.pool.tend(Look(demand, frozenset(busy), {}, frozenset(came), ()))
 
+    def never_comes_up(self) -> None:
+        for _ in range(IN_A_ROW):
+            Group.made[-1].loses("no node has room")
+            self.tend({ONE: 1}, came={0})
+
     @property
     def open(self) -> list[int]:
         return [group.number for group in Group.made if group.alive and not group.closed]
@@ -93,9 +98,7 @@ def test_groups_that_never_come_up_end_the_search_unless_another_one_is_up(monke
     Group.made[0].loses("the worker of rank 0 died")
     world.tend({ONE: 1}, came={0})
     with pytest.raises(RunError, match="workers do not come up: no node has room"):
-        for _ in range(IN_A_ROW):
-            Group.made[-1].loses("no node has room")
-            world.tend({ONE: 1}, came={0})
+        world.never_comes_up()
 
 
 def test_groups_that_do_not_end_by_themselves_are_killed(monkeypatch: pytest.MonkeyPatch):
