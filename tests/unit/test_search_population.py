@@ -2,6 +2,7 @@
 
 import math
 import random
+import shutil
 from collections.abc import Mapping
 from itertools import pairwise
 from pathlib import Path
@@ -32,7 +33,10 @@ from lowland.platform.search.search import Search
 from lowland.platform.search.simulate import simulate
 from lowland.platform.search.space import BoundSpace
 from lowland.platform.search.study import Study
+from lowland.platform.search.trial_runs import TrialRuns
 from lowland.platform.search.trials import Fork, Origin, Segment, Status, TrialView
+from lowland.platform.tracking.run import TrackedRun, find_runs
+from lowland.platform.tracking.store import check_store
 from lowland.search_spaces import FloatRange, Space
 from lowland.trainers.errors import RunError, UserError
 
@@ -430,3 +434,32 @@ def test_half_a_fork_is_none_and_is_made_again(tmp_path: Path, monkeypatch: pyte
     assert (half / "rank-0.safetensors").read_text() == "weights of 12"
     with pytest.raises(RunError, match="no checkpoint"):
         fork_checkpoint(run_with(tmp_path, "new"), child)
+
+
+def test_a_driver_that_dies_while_it_forks_leaves_one_run_with_the_parents_weights(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    uri = f"sqlite:///{tmp_path}/mlflow.db"
+    experiment = check_store(uri, "lowland")
+    study = TrackedRun.start(uri, experiment, "study").run_id
+    space = bound(tmp_path, {"optimizer.lr": PARAMETERS["optimizer.lr"]})
+    space.base = space.base.model_copy(update={"storage": str(tmp_path / "runs"), "name": "study"})
+
+    def begin(segment: Segment, origin: Origin | None) -> Job:
+        return TrialRuns(space, uri, experiment, study, 51).begin(segment, {"optimizer.lr": 1e-3}, origin)
+
+    parent = begin(Segment(0, 0, 26), None).task["run_id"]
+    run_with(tmp_path / "runs" / "study", "trial-0000", 26)
+    origin = Origin(parent=0, replaces=1, resource=26)
+    with monkeypatch.context() as patch:
+        patch.setattr("lowland.platform.search.forks._link", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+        with pytest.raises(KeyboardInterrupt):
+            begin(Segment(2, 26, 51), origin)
+    child = begin(Segment(2, 26, 51), origin).task["run_id"]
+    folder = RunFolder.open(str(tmp_path / "runs" / "study"), "trial-0002")
+    assert newest_step(folder) == 26
+    shutil.rmtree(tmp_path / "runs" / "study" / "trial-0000" / "checkpoints")
+    assert begin(Segment(2, 26, 51), origin).task["run_id"] == child, "and a third driver needs no parent"
+    (run,) = [r for r in find_runs(uri, experiment, "mlflow.parentRunId", study) if r.info.run_id != parent]
+    assert run.data.tags["lowland.forked_from"] == parent
+    assert (run.data.tags["lowland.forked_at_step"], run.data.tags["lowland.replaces_trial"]) == ("26", "1")
