@@ -8,6 +8,7 @@ import subprocess
 import sys
 import threading
 import time
+from pathlib import Path
 
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -17,7 +18,7 @@ from lowland.platform.runs import Driver, RunFolder, RunRecord
 from lowland.platform.tracking import delivery as delivery_module
 from lowland.platform.tracking import writer as writer_module
 from lowland.platform.tracking.delivery import Delivery, deliver_left, deliver_spools
-from lowland.platform.tracking.points import Point, Spool, points, spools
+from lowland.platform.tracking.points import FileSpool, Point, Spool, points, spools
 from lowland.platform.tracking.store import check_store, connect
 from lowland.platform.tracking.writer import MetricWriter
 
@@ -115,6 +116,36 @@ def test_metrics_reach_a_real_store_in_one_request(store, run_id, folder, monkey
     assert sum(sent) == 200
     assert len(sent) <= 2
     assert spools(folder) == []
+
+
+def away(uri, run_id):
+    raise ConnectionError("no route")
+
+
+def artifact(store, run_id, name, folder):
+    return Path(connect(store).download_artifacts(run_id, name, str(folder))).read_bytes()
+
+
+def test_files_reach_a_real_store(store, run_id, folder, tmp_path):
+    writer = MetricWriter(store, run_id, folder, "rank0")
+    writer.file("pictures/a.png", b"first")
+    writer.file("pictures/a.png", b"second")
+    assert writer.close(30) == 0
+    assert artifact(store, run_id, "pictures/a.png", tmp_path) == b"second"
+    assert deliver_spools(folder, store, run_id) == 0
+
+
+def test_files_that_the_store_did_not_take_stay_in_the_run_folder_and_are_delivered_later(
+    store, run_id, folder, tmp_path, monkeypatch
+):
+    with monkeypatch.context() as patch:
+        patch.setattr(writer_module, "Delivery", away)
+        writer = MetricWriter(store, run_id, folder, "rank0")
+        writer.file("pictures/a.png", b"picture")
+        assert writer.close(10) == 1
+    deliver_spools(folder, store, run_id)
+    assert artifact(store, run_id, "pictures/a.png", tmp_path) == b"picture"
+    assert not FileSpool(folder).load()
 
 
 def test_a_resumed_run_repeats_steps_without_repeating_points(store, run_id, folder):

@@ -13,6 +13,7 @@ from lowland.trainers.recipe import (
     ImageModelConfig,
     ScheduleConfig,
 )
+from lowland.trainers.recipe.image_model import PATCH_SIZE
 
 IMAGE_METRICS = (
     "eval/loss",
@@ -77,8 +78,9 @@ def check_image_size(
     """Patches and paddings that a side of the images does not allow."""
     if data.size is None:
         return
-    if (model.architecture or "").startswith("vit-") and data.size % model.patch_size:
-        yield Conflict(("model", "patch_size"), model.patch_size, f"must divide data.size ({data.size})")
+    if (model.architecture or "").startswith("vit-") and data.size % (model.patch_size or PATCH_SIZE):
+        patch_size = model.patch_size or PATCH_SIZE
+        yield Conflict(("model", "patch_size"), patch_size, f"must divide data.size ({data.size})")
     if augmentation.padding_mode == "reflect" and augmentation.padding >= data.size:
         text = f"must be less than data.size ({data.size}) with padding_mode: reflect"
         yield Conflict(("augmentation", "padding"), augmentation.padding, text)

@@ -22,7 +22,7 @@ from lowland.trainers.models.heads import ETFClassifier
 from lowland.trainers.models.resnets import resnet_cifar, wide_resnet
 from lowland.trainers.models.units import fit_units
 from lowland.trainers.recipe import ImageModelConfig
-from lowland.trainers.recipe.image_model import CIFAR_RESNETS
+from lowland.trainers.recipe.image_model import CIFAR_RESNETS, PATCH_SIZE
 from lowland.trainers.recipe.image_model import wide_resnet as wide_sizes
 
 PREPROCESSING = "preprocessing.json"
@@ -240,13 +240,14 @@ def _named_config(recipe: ImageModelConfig, seen: ImageInput) -> dict[str, Any]:
     if name == "convnext":
         depths, widths = _CONVNEXT[size]
         return {"model_type": "convnext", "depths": list(depths), "hidden_sizes": list(widths)}
-    if seen.size % recipe.patch_size:
+    patch_size = recipe.patch_size or PATCH_SIZE
+    if seen.size % patch_size:
         raise RecipeError(
-            f"model.patch_size = {recipe.patch_size}: must divide the images' side, which is {seen.size} (data.size)"
+            f"model.patch_size = {patch_size}: must divide the images' side, which is {seen.size} (data.size)"
         )
     width, layers, heads = _VIT[size]
     wide = {"hidden_size": width, "intermediate_size": 4 * width}
-    deep = {"num_hidden_layers": layers, "num_attention_heads": heads, "patch_size": recipe.patch_size}
+    deep = {"num_hidden_layers": layers, "num_attention_heads": heads, "patch_size": patch_size}
     return {"model_type": "vit", **wide, **deep}
 
 

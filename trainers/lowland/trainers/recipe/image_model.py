@@ -1,12 +1,14 @@
 """Which image classifier is trained."""
 
 import re
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field, field_validator, model_validator
 
 from lowland.trainers.recipe.section import Section
 
+PATCH_SIZE = 16
+"""Of vision transformers, if none is given."""
 CIFAR_RESNETS = ("resnet18-cifar", "resnet34-cifar", "resnet50-cifar")
 """ResNets for small images: a 3x3 stem without pooling."""
 TRANSFORMERS = (
@@ -36,8 +38,8 @@ class ImageModelConfig(Section):
     """Folder that lowland exported, or a transformers model (folder or hub id), to start from."""
     config: dict[str, Any] | None = None
     """Configuration of transformers to build a freshly initialised model from: `model_type` and its fields."""
-    patch_size: int = Field(default=16, ge=1)
-    """Side of the patches of `vit-…`, in pixels; must divide the images' size."""
+    patch_size: Annotated[int, Field(ge=1)] | None = None
+    """Side of the patches of `vit-…`, in pixels; must divide the images' size; null is 16."""
     dtype: Literal["float32", "bfloat16"] = "float32"
     """Type of weights and activations in the forward and backward pass; optimizers always update fp32 masters."""
     batch_norm: Literal["micro_batch", "global"] = "micro_batch"
@@ -67,6 +69,6 @@ class ImageModelConfig(Section):
             raise ValueError(f"give one of `architecture`, `path`, `config`; given: {', '.join(given) or 'none'}")
         if self.config is not None and "model_type" not in self.config:
             raise ValueError("`config` needs `model_type`, for example vit")
-        if "patch_size" in self.model_fields_set and not (self.architecture or "").startswith("vit-"):
+        if self.patch_size is not None and not (self.architecture or "").startswith("vit-"):
             raise ValueError("patch_size is for the architectures vit-…; remove it")
         return self

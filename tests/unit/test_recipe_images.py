@@ -1,0 +1,84 @@
+"""Mistakes in recipes of image classifiers are told before anything starts, with place, value and way out."""
+
+import pytest
+
+from lowland.platform.recipe import ImageClassificationRecipe, load_recipe
+from lowland.platform.recipe.dump import dump
+from lowland.trainers.errors import RecipeError
+
+BASE = """\
+task: image-classification
+name: small
+length: 3 epochs
+model: {architecture: wide-resnet-10-1}
+data: {channels: 1}
+optimizer: {name: sgd, lr: 0.1}
+batch: {micro_batch: 8}
+"""
+
+
+@pytest.fixture
+def path(tmp_path):
+    file = tmp_path / "recipe.yaml"
+    file.write_text(BASE)
+    return file
+
+
+def test_the_task_decides_what_the_sections_are(path, tmp_path):
+    recipe = load_recipe(path)
+    assert isinstance(recipe, ImageClassificationRecipe)
+    assert (recipe.data.path, recipe.batch.micro_batch, recipe.batch.max_grad_norm) == ("digits", 8, None)
+    (tmp_path / "again.yaml").write_text(dump(recipe))
+    assert load_recipe(tmp_path / "again.yaml") == recipe
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (["task=vision"], "task = vision: must be one of causal-lm, image-classification"),
+        (["model.architecture=resnet19"], "model.architecture = resnet19: must be one of resnet18-cifar"),
+        (["batch.global_sequences=16"], "batch.global_sequences = 16: unknown field; nearest: global_images"),
+        (
+            ["batch.global_images=20", "scaling.workers=2"],
+            "batch.global_images = 20: must be a multiple of batch.micro_batch (8) x scaling.workers (2) = 16; "
+            "nearest: 16 or 32",
+        ),
+        (
+            ["batch.global_images=32", "scaling.workers=2", "model.batch_norm=global"],
+            "model.batch_norm = global: needs a step in one pass, and it is 2",
+        ),
+        (["data.path=nowhere"], "data.path = nowhere: no such file or folder; give Parquet files"),
+        (["data.group_column=side"], "data.group_column = side: digits have no groups; remove it"),
+        (["length=1B tokens"], "length: 1000000000 tokens: images have no tokens"),
+        (
+            ["schedule={name: wsd, warmup: 2 epochs}"],
+            "schedule.warmup = 2 epochs: the unit must be one of %, steps, tokens, not epochs",
+        ),
+        (
+            ["schedule={name: wsd, warmup: 90%}"],
+            "schedule.warmup = 90%: with schedule.cooldown (20%) longer than length",
+        ),
+        (
+            ["model={architecture: vit-tiny, patch_size: 3}", "data.size=8"],
+            "model.patch_size = 3: must divide data.size (8)",
+        ),
+        (["scaling.accelerator_type=H100"], "scaling.accelerator_type = H100: needs a GPU"),
+        (
+            ["checkpoints.metric=eval/acuracy"],
+            "checkpoints.metric = eval/acuracy: must be one of eval/loss, eval/accuracy, eval/top5_accuracy",
+        ),
+        (["model={path: ./none}"], "model.path = ./none: no such folder"),
+        (["augmentation.randaugment.magnitude=31"], "augmentation.randaugment.magnitude = 31: must be a whole number"),
+    ],
+)
+def test_mistakes(path, overrides, message):
+    with pytest.raises(RecipeError) as caught:
+        load_recipe(path, overrides)
+    assert message in str(caught.value)
+
+
+def test_fields_of_images_are_none_of_language_models(tmp_path):
+    (tmp_path / "recipe.yaml").write_text(BASE.replace("task: image-classification\n", ""))
+    with pytest.raises(RecipeError) as caught:
+        load_recipe(tmp_path / "recipe.yaml")
+    assert "model.architecture = wide-resnet-10-1: unknown field" in str(caught.value)
