@@ -176,6 +176,7 @@ def test_the_studies_lie_in_the_comparisons_folder_and_are_recorded_beside_each_
         ({"trials": None}, "tuning needs an end"),
         ({"budget": "3 apples"}, "write a positive number"),
         ({"policy": "best"}, "--policy best: there are"),
+        ({"policy": "pbt"}, "cannot be trained anew with other seeds"),
         ({"sampler": "best"}, "--sampler best: there are"),
         ({"direction": "up"}, "minimize or maximize"),
         ({"parallel": "0"}, "--parallel 0"),

@@ -150,16 +150,19 @@ def _seeds(recipes: Iterable[Recipe], number: int) -> tuple[int, ...]:
 
 def _check(plan: Plan) -> None:
     """What a search is refused for."""
-    from lowland.platform.search.choices import make_policy
+    from lowland.platform.search.compatibility import check
     from lowland.platform.search.ledger import Budget
-    from lowland.platform.search.setting import TICKS
-    from lowland.platform.search.start import sampler_of
+    from lowland.platform.search.start import policy_of, sampler_of
 
-    make_policy(plan.policy, TICKS)
+    if plan.policy == "pbt":
+        raise UserError("--policy pbt: parameters that change on the way cannot be trained anew with other seeds")
     if plan.budget is not None:
         Budget.parse(plan.budget)
     for arm in plan.arms:
-        sampler_of(tuning(plan, arm))
+        setting = tuning(plan, arm)
+        check(setting)
+        policy_of(setting)
+        sampler_of(setting)
 
 
 def _at_a_time(parallel: str) -> int | None:
