@@ -18,9 +18,10 @@ from lowland.platform.search.jobs import Outcome
 from lowland.platform.search.journal import mend
 from lowland.platform.search.ledger import total
 from lowland.platform.search.policies import Promotion
+from lowland.platform.search.same import refuse_another
 from lowland.platform.search.setting import Setting, read_setting
 from lowland.platform.search.space import BoundSpace
-from lowland.platform.search.start import open_study
+from lowland.platform.search.start import changed, open_study
 from lowland.platform.search.table import State, state_line
 from lowland.platform.search.trial_runs import TrialRuns
 from lowland.platform.search.trials import Segment, TrialView
@@ -86,6 +87,24 @@ def test_a_resumed_search_does_not_propose_the_same_again(setting: Setting):
 
 def invoke(*arguments: Any) -> Any:
     return CliRunner().invoke(cli.app, ["study", *map(str, arguments)])
+
+
+def test_a_command_that_resumes_must_mean_the_same_search(setting: Setting, tmp_path: Path):
+    setting.write()
+    held = changed(setting.recipe.storage, setting.name)
+    same, other = tmp_path / "same.yaml", tmp_path / "other.yaml"
+    same.write_text(json.dumps(SPACE))
+    other.write_text(json.dumps(SPACE).replace("0.1", "0.2"))
+    refuse_another(held, setting.recipe)
+    refuse_another(held, setting.recipe, spaces=[str(same)], metric=["eval/loss:minimize"], direction="minimize")
+    with pytest.raises(UserError, match=r"optimizer.lr: FloatDistribution\(high=0.1.* -> FloatDistribution\(high=0.2"):
+        refuse_another(held, setting.recipe, spaces=[str(other)])
+    with pytest.raises(
+        UserError, match="direction: minimize -> maximize; policy: promotion -> none; metric: eval/loss"
+    ):
+        refuse_another(held, setting.recipe, metric=["eval/top1"], direction="maximize", policy="none")
+    with pytest.raises(UserError, match="seed: 0 -> 7"):
+        refuse_another(held, setting.recipe.model_copy(update={"seed": 7}))
 
 
 def test_a_damaged_study_is_told_and_the_others_are_listed(setting: Setting, tmp_path: Path):

@@ -43,8 +43,14 @@ def command(
         ),
     ] = None,
     direction: Annotated[
-        str, typer.Option(metavar="minimize|maximize", help="Where a single metric is to go.", rich_help_panel="Search")
-    ] = "minimize",
+        str | None,
+        typer.Option(
+            metavar="minimize|maximize",
+            help="Where a single metric is to go.",
+            rich_help_panel="Search",
+            show_default="minimize",
+        ),
+    ] = None,
     constraint: Annotated[
         list[str] | None,
         typer.Option(
@@ -172,6 +178,7 @@ def command(
     """
     from lowland.platform.cli.console import output
     from lowland.platform.recipe import load_recipe
+    from lowland.platform.search.same import refuse_another
     from lowland.platform.search.start import begin, changed
     from lowland.platform.search.tune import tune
 
@@ -179,12 +186,15 @@ def command(
     loaded = load_recipe(recipe, [*(overrides or []), *named])
     if resume:
         setting = changed(loaded.storage, loaded.name, trials=trials, budget=budget, parallel=parallel)
+        refuse_another(
+            setting, loaded, spaces=space, metric=metric, direction=direction, sampler=sampler, policy=policy
+        )
     else:
         setting = begin(
             loaded,
             space or ["auto"],
             metric=metric or "eval/loss",
-            direction=direction,
+            direction=direction or "minimize",
             trials=trials,
             budget=budget,
             parallel=parallel,
