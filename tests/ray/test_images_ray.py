@@ -1,0 +1,37 @@
+"""The shipped recipe of the digits on Ray: what a run of an image classifier leaves."""
+
+from pathlib import Path
+
+import pytest
+from support.ray_runs import client, history, run
+
+from lowland.platform.recipe import load_recipe
+from lowland.trainers.models import load_classifier
+
+pytestmark = [pytest.mark.ray, pytest.mark.timeout(1800)]
+
+RECIPE = Path(__file__).parents[2] / "recipes" / "digits-resnet.yaml"
+
+
+def test_the_digits_recipe(cluster: None, storage: Path):
+    recipe = load_recipe(RECIPE, [f"storage={storage}", "length=2 epochs", "scaling.workers=2", "batch.micro_batch=32"])
+    trained = run(recipe)
+    outcome = trained.outcome
+    assert outcome.status == "finished"
+    assert outcome.metrics["eval/accuracy"] > 0.85
+    assert "accuracy" in trained.output
+    assert "samples/s" in trained.output
+    store, run_id = client(storage), outcome.mlflow_run_id
+    held = store.get_run(run_id)
+    tags = {"task": "image-classification", "model": "wide-resnet-10-1", "optimizer": "sgd", "world_size": "2"}
+    assert tags.items() <= held.data.tags.items()
+    assert held.data.metrics["data/train_images"] == 1617
+    assert history(storage, run_id, "eval/accuracy")[-1][1] == outcome.metrics["eval/accuracy"]
+    assert history(storage, run_id, "perf/samples_per_second")
+    (dataset,) = held.inputs.dataset_inputs
+    assert dataset.dataset.name == "digits"
+    pictures = {item.path for item in store.list_artifacts(run_id, "pictures")}
+    assert pictures == {"pictures/confusion.png", "pictures/mistakes.png"}
+    (output,) = held.outputs.model_outputs
+    assert store.get_logged_model(output.model_id).params["location"] == f"{trained.folder}/model"
+    assert load_classifier(trained.folder / "model")[1].classes == tuple("0123456789")
