@@ -3,7 +3,8 @@
 A controller is an actor that starts a group's workers in a placement group.  If it dies, its workers die with it, but
 Ray keeps the placement group until the whole job has ended.  Ray's own answer is another actor beside each controller,
 which outlives the job, asks the dashboard whether the controller lives, and without a dashboard neither frees anything
-nor ever ends.  Here that actor is not started, and the driver frees what its controllers left.
+nor ever ends.  Here that actor is not started, and the driver frees what its controllers left; nor is the one that
+hands out Ray's data sets, of which there are none, and for which every worker would import Ray's data library.
 """
 
 from collections.abc import Callable
@@ -11,16 +12,19 @@ from typing import Any
 
 import ray
 from ray.train.torch import TorchTrainer
+from ray.train.v2._internal.callbacks.datasets import DatasetsCallback
 from ray.train.v2._internal.callbacks.placement_group_callback import PlacementGroupCleanerCallback
 from ray.train.v2._internal.execution.callback import ControllerCallback
+
+
+_WITHOUT = (PlacementGroupCleanerCallback, DatasetsCallback)
 
 
 class Trainer(TorchTrainer):  # type: ignore[misc]
     """A TorchTrainer that leaves no actor behind; whoever calls `fit` frees what a killed controller left."""
 
     def _create_default_callbacks(self) -> list[Any]:
-        made = super()._create_default_callbacks()
-        return [callback for callback in made if not isinstance(callback, PlacementGroupCleanerCallback)]
+        return [made for made in super()._create_default_callbacks() if not isinstance(made, _WITHOUT)]
 
 
 class Introduce(ControllerCallback):  # type: ignore[misc]
