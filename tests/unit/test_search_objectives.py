@@ -17,15 +17,17 @@ from typer.testing import CliRunner
 
 from lowland.platform import cli
 from lowland.platform.recipe import load_recipe
+from lowland.platform.search.best import best_recipe
 from lowland.platform.search.compatibility import notes, read_objectives
 from lowland.platform.search.export import as_table
 from lowland.platform.search.jobs import Job, Outcome, Resources
-from lowland.platform.search.leaderboard import best_recipe, fates, print_study
+from lowland.platform.search.leaderboard import fates, print_study
 from lowland.platform.search.objectives import Bound, Objective, costs, front
 from lowland.platform.search.plots import page
 from lowland.platform.search.report import write_report
 from lowland.platform.search.results import StudyResult, read_study
 from lowland.platform.search.samplers.observations import usable
+from lowland.platform.search.scaling import growth_lines, growths
 from lowland.platform.search.search import Search
 from lowland.platform.search.setting import Setting, existing_study
 from lowland.platform.search.start import begin, changed, open_study, policy_of
@@ -286,3 +288,20 @@ def test_settings_are_kept(tmp_path: Path):
     setting = beginning(tmp_path, metric=SEVERAL, constraints=["memory <= 30"])
     setting.write()
     assert existing_study(str(tmp_path), "study") == setting
+
+
+def test_how_parameters_grow_with_cost_along_the_front(tmp_path: Path):
+    """Higher rates are better and slower: by hand from the trainings that no other beats in value and cost."""
+    found = search(beginning(tmp_path, policy="none", sampler="pareto", trials=10))
+    whole = sorted((t.cost, t.value, t.parameters[LR]) for t in found.trials if not t.unusable)
+    best, points = math.inf, []
+    for cost, value, rate in whole:
+        if value is not None and value < best:
+            best = value
+            points.append((math.log(cost), math.log(rate)))
+    grown, count = growths(found)
+    assert count == len(points) >= 3
+    middle = [sum(column) / len(points) for column in zip(*points, strict=True)]
+    slope = sum((x - middle[0]) * (y - middle[1]) for x, y in points) / sum((x - middle[0]) ** 2 for x, _ in points)
+    assert [(one.parameter, one.slope) for one in grown] == [(LR, pytest.approx(slope))]
+    assert list(growth_lines(found)) == [f"optimizer.lr grows as cost^{slope:.2f}"]

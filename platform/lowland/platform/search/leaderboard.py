@@ -8,12 +8,12 @@ from rich.markup import escape
 from rich.table import Table
 
 from lowland.platform.progress import format_count, format_seconds
-from lowland.platform.recipe import read_recipe
-from lowland.platform.recipe.dump import dump
+from lowland.platform.search.best import best_recipe, chosen
 from lowland.platform.search.importance import Importance
 from lowland.platform.search.ledger import Price
 from lowland.platform.search.lineage import changing, lineage
 from lowland.platform.search.results import FEWEST, StudyResult, TrialResult
+from lowland.platform.search.scaling import growth_lines
 from lowland.platform.search.trials import Status
 from lowland.trainers.errors import UserError
 
@@ -23,49 +23,6 @@ COMPARED = 4
 """Of these the parameters are shown beside each other."""
 LISTED = 12
 """Trials that are named in a line."""
-
-
-def best_recipe(result: StudyResult, number: int | None = None) -> str:
-    """A trial's recipe as YAML for `lowland train`, with a run name of its own.
-
-    Args:
-        result: the study.
-        number: the trial; None is the best one, if the study compares by one metric.
-
-    Raises:
-        UserError: there is no such trial, none has a value, the study compares by several metrics, it has no recipe,
-            or its recipe is not valid any more.
-    """
-    trial = chosen(result, number)
-    if result.setting is None:
-        raise UserError(f"study {result.name!r} was not begun by `lowland tune`: it has no recipe")
-    recipe = result.setting.bound().apply(trial.parameters)
-    name = f"{result.name}-trial-{trial.number:04}"
-    return dump(read_recipe({**recipe.model_dump(mode="json", exclude_unset=True), "name": name}))
-
-
-def chosen(result: StudyResult, number: int | None) -> TrialResult:
-    """The trial of a number; without one, the best.
-
-    Raises:
-        UserError: there is none, or several are best, each in its own way.
-    """
-    if number is not None:
-        found = next((trial for trial in result.trials if trial.number == number), None)
-        if found is None:
-            raise UserError(f"--trial {number}: study {result.name!r} has {len(result.trials)} trials, counted from 0")
-        return found
-    if result.best is None:
-        bounds = result.setting.constraints if result.setting is not None else ()
-        kept = f" that keeps {', '.join(bounds)}" if bounds and result.ranked else ""
-        raise UserError(f"study {result.name!r} has no trial with a value of {result.metric}{kept} yet")
-    if len(result.objectives) > 1:
-        front = ", ".join(str(trial.number) for trial in result.front) or "none was trained whole yet"
-        raise UserError(
-            f"study {result.name!r} compares by {len(result.objectives)} metrics: choose a trial of the front by "
-            f"--trial ({front})"
-        )
-    return result.best
 
 
 def print_studies(results: Sequence[StudyResult], console: Console) -> None:
@@ -104,6 +61,10 @@ def print_study(result: StudyResult, importances: Sequence[Importance], console:
         console.print("\nEarlier trainings")
         for line in result.setting.warm_start:
             console.print(f"  {line}", markup=False, soft_wrap=True)
+    if growing := list(growth_lines(result)):
+        console.print("\nAlong the front of value and cost")
+        for line in growing:
+            console.print(f"  {line}", markup=False)
     console.print("\nWhat became of trials")
     for line in fates(result):
         console.print(f"  {line}", markup=False)

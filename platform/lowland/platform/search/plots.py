@@ -12,6 +12,7 @@ from optuna.distributions import BaseDistribution, CategoricalDistribution
 from optuna.trial import create_trial
 
 from lowland.platform.search.importance import Importance, scratch_study
+from lowland.platform.search.lineage import changing, lineage
 from lowland.platform.search.results import StudyResult
 
 if TYPE_CHECKING:
@@ -42,6 +43,8 @@ def _figures(result: StudyResult, importances: Sequence[Importance]) -> "Iterato
     place = f"{result.common / result.full:.0%} of a training"
     yield "History", "The value of each trial where its training has come to, and the best so far.", _history(result)
     yield "Learning curves", "A line for each trial.", _curves(result)
+    if result.replaced and result.best is not None:
+        yield "Schedules", "Parameters over the training of the best trial, with its parents'.", _schedules(result)
     if importances:
         text = f"Shares at {place}; bars are standard deviations over resampled trials."
         yield "Importance", text, _importance(importances)
@@ -72,8 +75,9 @@ def _history(result: StudyResult) -> "Figure":
     numbers, values = [trial.number for trial in trials], [trial.value for trial in trials if trial.value is not None]
     points = go.Scatter(x=numbers, y=values, mode="markers", marker=marker, name="trials")
     better = min if result.direction == "minimize" else max
-    best = [better(values[: i + 1]) for i in range(len(values))]
-    line = go.Scatter(x=numbers, y=best, mode="lines", line={"shape": "hv"}, name="best so far")
+    allowed = [(trial.number, trial.value or 0.0) for trial in trials if not trial.broken]
+    best = [better(value for _, value in allowed[: i + 1]) for i in range(len(allowed))]
+    line = go.Scatter(x=[n for n, _ in allowed], y=best, mode="lines", line={"shape": "hv"}, name="best so far")
     figure = go.Figure([points, line]).update_layout(legend={"orientation": "h", "y": 1.1})
     return _laid_out(figure, "trial", result.metric)
 
@@ -99,6 +103,20 @@ def _curves(result: StudyResult) -> "Figure":
         )
     figure.update_xaxes(tickformat=".0%").update_layout(showlegend=False)
     return _laid_out(figure, "trained", result.metric)
+
+
+def _schedules(result: StudyResult) -> "Figure":
+    import plotly.graph_objects as go
+
+    assert result.best is not None
+    stretches = lineage(result, result.best)
+    figure = go.Figure()
+    for name in changing(stretches) or result.parameters[:1]:
+        shares = [place / result.full for one in stretches for place in (one.start, one.end)]
+        values = [one.parameters.get(name) for one in stretches for _ in (one.start, one.end)]
+        figure.add_trace(go.Scatter(x=shares, y=values, mode="lines", name=name))
+    figure.update_xaxes(tickformat=".0%").update_yaxes(type="log")
+    return _laid_out(figure, "trained", "parameter")
 
 
 def _importance(importances: Sequence[Importance]) -> "Figure":

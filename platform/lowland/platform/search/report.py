@@ -6,9 +6,10 @@ from pathlib import Path
 
 from rich.console import Console
 
+from lowland.platform.search.best import best_recipe
 from lowland.platform.search.export import export
 from lowland.platform.search.importance import importances
-from lowland.platform.search.leaderboard import best_recipe, print_study
+from lowland.platform.search.leaderboard import print_study
 from lowland.platform.search.plots import page
 from lowland.platform.search.results import StudyResult
 from lowland.trainers.errors import UserError
