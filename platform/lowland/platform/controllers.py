@@ -16,7 +16,6 @@ from ray.train.v2._internal.callbacks.datasets import DatasetsCallback
 from ray.train.v2._internal.callbacks.placement_group_callback import PlacementGroupCleanerCallback
 from ray.train.v2._internal.execution.callback import ControllerCallback
 
-
 _WITHOUT = (PlacementGroupCleanerCallback, DatasetsCallback)
 
 
