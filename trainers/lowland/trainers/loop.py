@@ -38,7 +38,7 @@ class Loop:
         self._checkpointer, self._world, self._monitor = checkpointer, world, monitor
         self.total_steps = self._in_steps(config.length)
         measures = config.measures
-        self._measures = TrainingMeasures(measures, task, engine, world) if measures is not None else None
+        self._measures = TrainingMeasures(config, measures, task, engine, world) if measures is not None else None
         self._end = math.ceil(until * self.total_steps)
         self.interrupted = False
         self.last_checkpoint: str | None = None
@@ -202,7 +202,7 @@ class Loop:
             return
         self._show("measuring")
         started = time.monotonic()
-        values = {**self._measures.take(), "perf/measuring_seconds": time.monotonic() - started}
+        values = {**self._measures.take(self._state.step), "perf/measuring_seconds": time.monotonic() - started}
         self._update(metrics={**self._state.metrics, **values})
         self._monitor.metrics(self._state.step, values)
 

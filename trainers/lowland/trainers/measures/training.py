@@ -20,8 +20,8 @@ from lowland.trainers.measures.ntk import projected_ntk
 from lowland.trainers.measures.probe import Probe, Vector
 from lowland.trainers.measures.rank import effective_rank
 from lowland.trainers.measures.representation import last_layer
-from lowland.trainers.recipe import MeasuresConfig
-from lowland.trainers.tasks import StepInputs, Task
+from lowland.trainers.recipe import MeasuresConfig, TrainConfig
+from lowland.trainers.tasks import StepInputs, Task, build_task
 from lowland.trainers.world import World
 
 __all__ = ["TrainingMeasures"]
@@ -40,7 +40,8 @@ class TrainingMeasures:
     """What is measured of one training; every method is collective.
 
     Args:
-        config: the recipe's section.
+        config: the recipe.
+        measures: its section.
         task: of the training; its first batches are what is measured on.
         engine: of the training.
         world: the ranks.
@@ -49,10 +50,11 @@ class TrainingMeasures:
         RecipeError: the model computes in bf16, which rounds away what a measure looks at.
     """
 
-    def __init__(self, config: MeasuresConfig, task: Task, engine: Engine, world: World) -> None:
-        if task.bf16 and (rounded := config.rounded_in_bf16()):
-            raise RecipeError(f"measures.names: {rounded} {config.NEEDS_FP32}")
-        self._config, self._task, self._engine, self._world = config, task, engine, world
+    def __init__(self, config: TrainConfig, measures: MeasuresConfig, task: Task, engine: Engine, world: World) -> None:
+        if task.bf16 and (rounded := measures.rounded_in_bf16()):
+            raise RecipeError(f"measures.names: {rounded} {measures.NEEDS_FP32}")
+        self._recipe, self._config = config, measures
+        self._task, self._engine, self._world = task, engine, world
         self._cosine: float | None = None
         self._started: _Start | None = None
         self._probe = Probe(engine, self._batches(), world)
@@ -92,11 +94,11 @@ class TrainingMeasures:
         one, both, other = self._engine.weights.layout.products(pairs).sum(0).tolist()
         self._cosine = both / (one * other) ** 0.5 if one * other > 0 else None
 
-    def take(self) -> dict[str, float]:
-        """The measures at the weights of now, as `measure/<name>`, the same on every rank."""
+    def take(self, steps: int) -> dict[str, float]:
+        """The measures at the weights after so many steps, as `measure/<name>`, the same on every rank."""
         with self._probe.looking():
             if self._started is None and FROM_START & set(self._config.names):
-                self._started = self._start()
+                self._started = self._start(steps)
             values = [self._takes[name]() for name in dict.fromkeys(self._config.names)]
         return {f"measure/{name}": value for found in values for name, value in found.items()}
 
@@ -157,11 +159,14 @@ class TrainingMeasures:
             "ntk_trace": float(kernel.trace()),
         }
 
-    def _start(self) -> "_Start":
-        """What the training began with, made anew from the recipe: a resumed training compares with the same."""
-        module = self._task.build_module()
-        weights = self._probe.of(dict(module.named_parameters()))
-        del module
+    def _start(self, steps: int) -> "_Start":
+        """What the training began with; after a resume made anew from the recipe."""
+        if steps == 0:
+            weights: Vector = [piece.clone() for piece in self._probe.masters()]
+        else:
+            # A task of its own: methods of the training's would follow the module that it builds.
+            module = build_task(self._recipe, self._world).build_module()
+            weights = self._probe.of(dict(module.named_parameters()))
         names = self._config.names
         with self._probe.showing(weights):
             return _Start(
