@@ -77,6 +77,12 @@ def train_images(
     return Outcome(recorder.values, recorder.events, result)
 
 
+def train_methods(data: Path, folder: Path, methods: Any, changes: dict[str, Any]) -> Outcome:
+    """One training with methods, on one thread; for other processes."""
+    torch.set_num_threads(1)
+    return train_images(image_config(data, methods, **changes), folder)
+
+
 def trained_weights(folder: Path, step: int = 6) -> dict[str, torch.Tensor]:
     """The weights of a checkpoint."""
     return states(folder, step)["weight"]

@@ -182,6 +182,6 @@ class AllRanks:
         """Every rank's rows, and where this rank's begin."""
         if self._world.size == 1:
             return rows, 0
-        gathered = rows.new_empty(self._world.size * len(rows), rows.shape[1])
-        dist.all_gather_into_tensor(gathered, rows.contiguous())
-        return gathered, self._world.rank * len(rows)
+        gathered = [torch.empty_like(rows) for _ in range(self._world.size)]
+        dist.all_gather(gathered, rows)
+        return torch.cat(gathered), self._world.rank * len(rows)

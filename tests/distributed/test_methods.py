@@ -1,0 +1,110 @@
+"""Methods compute the same at every world size and ZeRO stage: their statistics are of the global batch."""
+
+from collections.abc import Callable
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from support.full import full
+from support.images import train_methods, trained_weights, write_digits
+from support.processes import Ranks
+from support.training import Outcome, states, worst_loss, zero
+
+pytestmark = pytest.mark.processes
+
+Reference = Callable[[str], tuple[Outcome, Path]]
+TORCH = {"sharding": {"engine": "torch"}}
+REGULARISERS: list[dict[str, Any]] = [
+    {"name": "vrex", "strength": 1},
+    {"name": "irm", "strength": 1},
+    {"name": "spectral_risk", "parameter": 0.5, "nu": 0.1},
+    {"name": "weight_balancing", "beta": 0.9, "max_norm": 0.5},
+    {
+        "name": "constraints",
+        "subject_to": [
+            {"metric": "loss", "group": "g1", "at_most": 0.1},
+            {"metric": "chance", "of_class": 2, "equals": 0.5},
+        ],
+        "multipliers": {"name": "nupi", "lr": 1, "kp": 2, "nu": 0.5},
+    },
+    {"name": "ceag", "start": "2 steps", "window": 4},
+    {"name": "igb", "base_start": "1 steps", "base_end": "4 steps"},
+]
+RATIONALE = [*REGULARISERS, {"name": "rationale_invariance", "strength": 0.1, "momentum": 0.5}]
+PRUNING: list[dict[str, Any]] = [
+    {"name": "magnitude_pruning", "sparsity": 0.6, "rounds": 2, "dense": "2 steps", "rewind": "weights"},
+    {"name": "demp", "strength": 0.1, "noise": 2.0, "every": "2 steps", "span": "100%"},
+]
+METHODS = {"regularisers": REGULARISERS, "rationale": RATIONALE, "pruning": PRUNING}
+
+
+@pytest.fixture(scope="module")
+def digits(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_digits(tmp_path_factory.mktemp("digits") / "digits.parquet")
+
+
+@pytest.fixture(scope="module")
+def reference(digits: Path, one: Ranks, tmp_path_factory: pytest.TempPathFactory) -> Reference:
+    """In one process: four micro-batches, whose numbers are collected first."""
+
+    @cache
+    def trained(name: str) -> tuple[Outcome, Path]:
+        folder = tmp_path_factory.mktemp(name)
+        return one(train_methods, digits, folder, METHODS[name], TORCH)[0], folder
+
+    return trained
+
+
+@pytest.mark.parametrize(
+    ("ranks", "methods", "changes"),
+    [
+        ("two", "rationale", TORCH),
+        ("two", "rationale", zero(2)),
+        full("four", "rationale", TORCH),
+        full("four", "regularisers", zero(3)),
+        full("two", "rationale", zero(1)),
+        full("two", "regularisers", zero(3)),
+    ],
+)
+def test_trajectories_are_those_of_one_process(
+    ranks: str,
+    methods: str,
+    changes: dict[str, Any],
+    digits: Path,
+    reference: Reference,
+    tmp_path: Path,
+    request: pytest.FixtureRequest,
+) -> None:
+    alone, folder = reference(methods)
+    ours = request.getfixturevalue(ranks)(train_methods, digits, tmp_path, METHODS[methods], changes)[0]
+    assert worst_loss(ours.losses, alone.losses) < 1e-5
+    for name, values in alone.values.items():
+        if name.startswith("methods/"):
+            assert ours.values[name][6] == pytest.approx(values[6], rel=1e-4, abs=1e-5), name
+    before, after = trained_weights(folder), trained_weights(tmp_path)
+    for name, weight in before.items():
+        torch.testing.assert_close(after[name], weight, rtol=1e-4, atol=1e-5, msg=name)
+
+
+@pytest.mark.parametrize(
+    ("ranks", "changes"), [("two", zero(2)), full("two", TORCH), full("two", zero(1)), full("four", zero(2))]
+)
+def test_the_same_weights_and_units_are_pruned(
+    ranks: str,
+    changes: dict[str, Any],
+    digits: Path,
+    reference: Reference,
+    tmp_path: Path,
+    request: pytest.FixtureRequest,
+) -> None:
+    """Up to a few weights, whose sizes differ by less than rounding from that at which pruning stops."""
+    alone, folder = reference("pruning")
+    ours = request.getfixturevalue(ranks)(train_methods, digits, tmp_path, METHODS["pruning"], changes)[0]
+    assert worst_loss(ours.losses, alone.losses) < 1e-3
+    assert ours.values["methods/demp/removed"] == alone.values["methods/demp/removed"]
+    assert ours.values["methods/demp/removed"][6] > 0
+    before, after = (states(where, 6)["prune_mask"] for where in (folder, tmp_path))
+    total = sum(mask.numel() for mask in before.values())
+    assert sum(int((after[name] != mask).sum()) for name, mask in before.items()) <= total // 10_000
