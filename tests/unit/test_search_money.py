@@ -13,7 +13,8 @@ from lowland.platform.search.leaderboard import print_study
 from lowland.platform.search.ledger import Budget, Price, metrics_of, total
 from lowland.platform.search.results import StudyResult, TrialResult
 from lowland.platform.search.start import begin, changed
-from lowland.platform.search.table import State, state_line
+from lowland.platform.search.table import State, state_line, state_table
+from lowland.platform.search.trials import TrialView
 from lowland.trainers.errors import UserError
 
 
@@ -87,3 +88,19 @@ def test_money_is_shown_while_and_after_a_search(tmp_path):
     assert (table["device_seconds"], table["money"]) == ([7200.0, 3600.0, None], [5.0, 2.5, None])
     state = State([], 1.0, total(accounts), 0.5, 0.0, 60.0, setting.prices)
     assert "spent 2.0 trainings, 1:30:00, 7.50 usd" in state_line(state, "eval/loss")
+
+
+def test_the_live_table_fits_a_narrow_terminal():
+    """With long numbers everywhere; and it says when the search is expected to end."""
+    held = ["running"] * 12 + ["paused"] * 1040 + ["finished", "failed", "stopped"] * 300
+    trials = [TrialView(n, {}, {51: 1.2345 + n}, status, 51) for n, status in enumerate(held)]
+    ledger = total([[{**account(3e6, 64), "trainings": 1234.5}]])
+    state = State(trials, 1.0, ledger, 0.4, 0.1, 300_000.0, Price(2.5, "usd"))
+    stream = io.StringIO()
+    Console(file=stream, width=80, force_terminal=True).print(state_table(state, "eval/perplexity"))
+    shown = stream.getvalue()
+    assert "…" not in shown
+    for text in ("1040", "600", "300", "1.2345 (trial 0)", "133333.33 usd", "40%", ", in 166:40:00"):
+        assert text in shown
+    done = State(trials, 1.0, ledger, 1.0, 0.1, 60.0)
+    assert done.left is None

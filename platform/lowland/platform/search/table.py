@@ -5,9 +5,10 @@ import time
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
+from datetime import datetime, timedelta
 from types import TracebackType
 
-from rich.console import Console
+from rich.console import Console, Group
 from rich.live import Live
 from rich.table import Table
 from rich.text import Text
@@ -51,7 +52,7 @@ class State:
     @property
     def left(self) -> float | None:
         """Seconds to the expected end, at the pace of this command."""
-        if self.share is None or self.share <= self.share_before:
+        if self.share is None or self.share >= 1 or self.share <= self.share_before:
             return None
         return self.seconds * (1 - self.share) / (self.share - self.share_before)
 
@@ -89,13 +90,17 @@ class SearchDisplay:
             self.event(state_line(state, self._metric))
 
 
-def state_table(state: State, metric: str) -> Table:
-    """The live table."""
+def state_table(state: State, metric: str) -> Group:
+    """The live table, in two parts: a terminal may have no more than 80 columns."""
+    fields = list(_fields(state, metric).items())
+    return Group(_row(fields[:5]), _row(fields[5:]))
+
+
+def _row(fields: Sequence[tuple[str, str]]) -> Table:
     table = Table(box=None, pad_edge=False, header_style="bold")
-    fields = _fields(state, metric)
-    for title in fields:
+    for title, _ in fields:
         table.add_column(title, justify="right", no_wrap=True)
-    table.add_row(*fields.values())
+    table.add_row(*(text for _, text in fields))
     return table
 
 
@@ -116,8 +121,14 @@ def _fields(state: State, metric: str) -> dict[str, str]:
         else "-",
         "spent": ", ".join(_spent(state)),
         "budget": f"{100 * state.share:.0f}%" if state.share is not None else "-",
-        "left": format_seconds(left) if left is not None else "-",
+        "end": _end(left, datetime.now()) if left is not None else "-",
     }
+
+
+def _end(left: float, now: datetime) -> str:
+    """When the search is expected to end: the clock, the day if it is another, and how long that is."""
+    end = now + timedelta(seconds=left)
+    return f"{end:{'%H:%M' if end.date() == now.date() else '%a %d %H:%M'}}, in {format_seconds(left)}"
 
 
 def _spent(state: State) -> list[str]:
