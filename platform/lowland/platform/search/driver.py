@@ -88,7 +88,9 @@ class SearchDriver:
         if setting.parent_run_id is not None:
             return TrackedRun.resume(self._uri, setting.parent_run_id)
         made = find_runs(self._uri, self._experiment_id, "lowland.study_id", setting.study_id)
-        tags = {"lowland.study": setting.name, "lowland.study_id": setting.study_id, "lowland.metric": setting.metric}
+        metrics = ", ".join([setting.metric, *(other.metric for other in setting.others)])
+        tags = {"lowland.study": setting.name, "lowland.study_id": setting.study_id, "lowland.metric": metrics}
+        tags |= {"lowland.constraints": ", ".join(map(str, setting.bounds))} if setting.bounds else {}
         if setting.within_run_id is not None:
             tags["mlflow.parentRunId"] = setting.within_run_id
         tags |= {"lowland.price": setting.price} if setting.price is not None else {}
@@ -169,6 +171,8 @@ class SearchDriver:
         if (best := found.best) is not None and best.value is not None:
             values[f"best/{self._setting.metric}"] = best.value
             tags["lowland.best_trial"] = str(best.number)
+        if found.front:
+            tags = {"lowland.front": ", ".join(str(trial.number) for trial in found.front)}
         self._parent.log_values(values, len(state.trials), tags)
         self._log_report(found)
         self._console.print(state_line(state, self._setting.metric), soft_wrap=True, highlight=False)
