@@ -131,6 +131,10 @@ def test_a_search_whose_driver_is_gone_is_not_asked_to_stop(setting: Setting):
     told = invoke("stop", setting.name, "--storage", setting.recipe.storage)
     assert "is gone" in told.output
     assert not (setting.folder / "stop").exists()
+    shown = invoke("show", setting.name, "--storage", setting.recipe.storage)
+    assert "the process that led it is gone; go on with: lowland study resume" in shown.output
+    setting.with_(driver=Driver.current(), status="running").write()
+    assert "is gone" not in invoke("show", setting.name, "--storage", setting.recipe.storage).output
 
 
 def test_what_is_shown_as_the_best_is_what_the_leaderboard_has_first():

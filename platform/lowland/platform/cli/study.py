@@ -144,7 +144,7 @@ def stop(name: Name, storage: Storage = "runs") -> None:
     if setting.status != "running":
         output().print(f"Study {name} does not run ({setting.status}).", markup=False)
         return
-    if setting.driver is not None and setting.driver.local() and not setting.driver.alive():
+    if setting.driver is not None and setting.abandoned:
         output().print(f"Study {name} does not run: process {setting.driver.pid}, which led it, is gone.", markup=False)
         return
     (setting.folder / STOP).touch()

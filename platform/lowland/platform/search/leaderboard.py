@@ -46,6 +46,8 @@ def print_study(result: StudyResult, importances: Sequence[Importance], console:
         console.print(f"with {', '.join(map(str, result.setting.bounds))}", markup=False)
     if result.setting is not None:
         console.print(f"sampler {result.setting.sampler}, early stopping {result.setting.policy}", markup=False)
+        if result.setting.abandoned:
+            console.print("the process that led it is gone; go on with: lowland study resume", markup=False)
     if result.ranked:
         console.print()
         console.print(_ranks(result))

@@ -96,6 +96,11 @@ class Setting(BaseModel):
         """The budget, read."""
         return Budget.parse(self.budget, self.prices) if self.budget is not None else None
 
+    @property
+    def abandoned(self) -> bool:
+        """Whether the process that leads it, one of this machine, is gone without having said so."""
+        return self.status == "running" and self.driver is not None and self.driver.local() and not self.driver.alive()
+
     def bound(self) -> BoundSpace:
         """The space, checked against the recipe."""
         return BoundSpace(self.space, self.recipe)
