@@ -11,8 +11,8 @@ from optuna.importance import PedAnovaImportanceEvaluator
 from optuna.storages import InMemoryStorage
 from optuna.trial import FrozenTrial, create_trial
 
+from lowland.platform.search.objectives import Direction
 from lowland.platform.search.results import FEWEST, StudyResult, TrialResult
-from lowland.platform.search.study import Direction
 
 
 @dataclass(frozen=True)

@@ -13,11 +13,11 @@ from optuna.trial import FrozenTrial
 
 from lowland.platform.search.jobs import UNUSABLE
 from lowland.platform.search.ledger import SEGMENTS, Ledger, Price, device_seconds, total
-from lowland.platform.search.objectives import Bound, Objective, front
+from lowland.platform.search.objectives import Bound, Direction, Objective, front
 from lowland.platform.search.search import END
 from lowland.platform.search.setting import JOURNAL, TICKS, Setting, existing_study
 from lowland.platform.search.storage import open_storage
-from lowland.platform.search.study import MEASURED, NOTE, REASON, WORST, Direction, broken_at, status_of
+from lowland.platform.search.stored import MEASURED, NOTE, REASON, WORST, broken_at, status_of
 from lowland.platform.search.trials import ORIGIN, SOURCE, TARGET, Origin, Status
 from lowland.search_spaces import Space
 

@@ -13,7 +13,8 @@ from lowland.platform.search.ledger import SEGMENTS, Budget, Ledger, account, si
 from lowland.platform.search.objectives import costs
 from lowland.platform.search.policies import Policy
 from lowland.platform.search.population import Population
-from lowland.platform.search.study import BEFORE, MEASURED, Study
+from lowland.platform.search.stored import BEFORE, MEASURED
+from lowland.platform.search.study import Study
 from lowland.platform.search.trials import Origin, Segment, TrialView
 from lowland.trainers.errors import LowlandError, RunError, UserError
 
@@ -188,7 +189,7 @@ class Search:
         return [t for t in own if t.target > 0 and notes(t.number).get(END) != "refused"]
 
     def _give_up_replaced(self) -> None:
-        for number in self.study.replaced():
+        for number in self.study.replaced() if isinstance(self._policy, Population) else ():
             self._runs.replaced(number)
             self.study.stop(number)
 

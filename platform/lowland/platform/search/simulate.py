@@ -74,7 +74,7 @@ def simulate(
     while True:
         while len(running) < workers and begun < budget and best > until and not _waits(study, policy):
             begin(study.next(policy))
-            for number in study.replaced():
+            for number in study.replaced() if policy.most is not None else ():
                 study.stop(number)
         if not running:
             return points

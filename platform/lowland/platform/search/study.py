@@ -18,31 +18,13 @@ from optuna.trial import FrozenTrial, TrialState
 from lowland.platform.search.ledger import SEGMENTS, TRAINED
 from lowland.platform.search.objectives import Bound, Direction, Objective
 from lowland.platform.search.policies import Policy
-from lowland.platform.search.trials import (
-    ORIGIN,
-    PAUSED,
-    SOURCE,
-    TARGET,
-    Earlier,
-    Fork,
-    Origin,
-    Segment,
-    Status,
-    TrialView,
-    waits,
-)
+from lowland.platform.search.stored import BEFORE, MEASURED, NOTE, REASON, broken_at, view_of, worst
+from lowland.platform.search.trials import ORIGIN, PAUSED, SOURCE, TARGET, Earlier, Fork, Segment, TrialView
 from lowland.trainers.errors import UserError
 
 __all__ = ["Direction", "Study"]
 
-REASON = "lowland:reason"
-_SPACE, NOTE = "lowland:space", "lowland:note:"
-_FOLDER = "lowland:folder"
-BEFORE, MEASURED = "before", "measured"
-"""Names of the notes of a trial that hold what its parent had trained when it was forked, and what was measured besides
-the first metric, by resource."""
-WORST = 1e308
-"""Stands for infinity in a finished trial of which no other tells what is bad: Optuna's samplers want numbers."""
+_SPACE, _FOLDER = "lowland:space", "lowland:folder"
 
 
 class Study:
@@ -219,18 +201,8 @@ class Study:
         measured = self.notes(trial.number).get(MEASURED, {}).get(str(trial.target), {})
         values = [first, *(measured.get(other.metric, math.nan) for other in self._others)]
         if not all(map(math.isfinite, values)):
-            values = self._worst()
+            values = worst(self._study.get_trials(deepcopy=False), self._directions)
         self._study.tell(trial.number, values)
-
-    def _worst(self) -> list[float]:
-        finished = [t.values for t in self._study.get_trials(deepcopy=False) if t.state == TrialState.COMPLETE]
-        signs = [1.0 if direction == "minimize" else -1.0 for direction in self._directions]
-        if not finished:
-            return [WORST * sign for sign in signs]
-        return [
-            sign * max(sign * v for v in column)
-            for sign, column in zip(signs, zip(*finished, strict=True), strict=True)
-        ]
 
     def _constrain(self, trial: TrialView) -> None:
         """Tells Optuna by how much a trial breaks each bound; it can be told once, when the trial ends."""
@@ -263,45 +235,9 @@ class Study:
         return self._storage.get_trial_id_from_study_id_trial_number(self._id, number)
 
     def _view(self, trial: FrozenTrial) -> TrialView:
-        attributes = trial.user_attrs
-        broken = broken_at(self._bounds, attributes)
-        curve = {r: math.inf if r in broken else value * self._sign for r, value in trial.intermediate_values.items()}
-        origin = Origin(**attributes[ORIGIN]) if ORIGIN in attributes else None
-        return TrialView(
-            trial.number,
-            trial.params,
-            curve,
-            status_of(trial),
-            attributes.get(TARGET, 0),
-            attributes.get(SOURCE, ""),
-            origin,
-            attributes.get(NOTE + "end") == "refused",
-        )
+        return view_of(trial, self._sign, self._bounds)
 
     @property
     def sampled(self) -> Sequence[str]:
         """Names of the parameters."""
         return list(self._space)
-
-
-def broken_at(bounds: Sequence[Bound], attributes: Mapping[str, Any]) -> dict[int, list[str]]:
-    """By resource, the bounds that a trial in storage broke there, with what was measured; from its user attributes."""
-    found: dict[int, list[str]] = {}
-    for resource, values in attributes.get(NOTE + MEASURED, {}).items() if bounds else ():
-        broken = [f"{b}: {values[b.metric]:.4g}" for b in bounds if b.excess(values.get(b.metric, math.nan)) > 0]
-        if broken:
-            found[int(resource)] = broken
-    return found
-
-
-def status_of(trial: FrozenTrial) -> Status:
-    """How a trial stands, from what storage has of it."""
-    match trial.state:
-        case TrialState.COMPLETE:
-            return "finished"
-        case TrialState.PRUNED:
-            return "stopped"
-        case TrialState.FAIL:
-            return "failed"
-        case _:
-            return "paused" if waits(trial.user_attrs) else "running"
