@@ -6,27 +6,28 @@ from pathlib import Path
 from rich.console import Console
 
 from lowland.platform.recipe import load_recipe
-from lowland.platform.search.driver import SearchDriver
 from lowland.platform.search.setting import read_setting
 from lowland.platform.search.start import begin, changed
 from lowland.platform.search.tune import ready
-from lowland.platform.search.workers import Workers
 
 
 def main(folder: Path, trials: int, address: str | None) -> None:
     """Begins or resumes every study that is named, until there are no more names."""
     console = Console(width=200)
     base = load_recipe(folder / "recipe.yaml")
-    with ready([base], address, 2) as (uri, experiment_id), Workers(base, str(folder / "ray"), 2) as workers:
-        for name in map(str.strip, sys.stdin):
-            recipe = base.model_copy(update={"name": name})
-            if read_setting(base.storage, name) is not None:
-                setting = changed(base.storage, name)
-            else:
-                setting = begin(
-                    recipe, [str(folder / "space.yaml")], trials=trials, sampler="random", seed=int(name[-3:])
-                )
-            SearchDriver(setting, uri, experiment_id, console, workers).run()
+    with ready([base], address, 2) as (uri, experiment_id):
+        from lowland.platform.search.driver import SearchDriver  # imports Ray, which is to find its environment
+        from lowland.platform.search.workers import Workers
+
+        with Workers(base, str(folder / "ray"), 2) as workers:
+            for name in map(str.strip, sys.stdin):
+                recipe = base.model_copy(update={"name": name})
+                if read_setting(base.storage, name) is not None:
+                    setting = changed(base.storage, name)
+                else:
+                    space = [str(folder / "space.yaml")]
+                    setting = begin(recipe, space, trials=trials, sampler="random", seed=int(name[-3:]))
+                SearchDriver(setting, uri, experiment_id, console, workers).run()
 
 
 if __name__ == "__main__":

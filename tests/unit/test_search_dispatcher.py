@@ -8,7 +8,7 @@ import pytest
 
 from lowland.platform.search import dispatcher as module
 from lowland.platform.search.dispatcher import Dispatcher
-from lowland.platform.search.group import outcome_of
+from lowland.platform.search.group import outcome_of, why_lost
 from lowland.platform.search.jobs import Job, Outcome, Resources
 from lowland.trainers.errors import DataError, NonFiniteError, RunError
 from lowland.trainers.monitor import Progress
@@ -204,6 +204,16 @@ def test_a_closed_group_ends_after_its_job():
 def test_errors_are_results_failures_or_reasons_to_begin_again(error: Exception, end: str | None):
     outcome = outcome_of(error, 1, "runs/a/logs/1.log")
     assert (outcome and outcome.end) == end
+
+
+def test_what_ended_a_group_is_told_in_a_line():
+    from ray.exceptions import ActorDiedError
+    from ray.train import WorkerGroupError
+
+    assert why_lost(ActorDiedError()) == "the controller of its workers died"
+    worker = WorkerGroupError("1 worker failed", {1: RuntimeError("Traceback ...\ndisk full")})
+    assert why_lost(worker) == "rank 1 failed: disk full"
+    assert why_lost(RuntimeError("no room\nfor 9 CPUs")) == "for 9 CPUs"
 
 
 def test_a_device_that_is_full_is_a_result():

@@ -10,7 +10,7 @@ from contextlib import suppress
 from typing import Any
 
 import ray
-from ray.exceptions import RayError
+from ray.exceptions import RayActorError, RayError
 from ray.train import FailureConfig, RunConfig, ScalingConfig
 from ray.train.torch import TorchConfig
 from ray.train.v2.api.config import LoggingConfig
@@ -81,9 +81,16 @@ class WorkerGroup:
         try:
             trainer.fit()
         except Exception as error:
-            failures: dict[int, Exception] = getattr(error, "worker_failures", {})
-            self.error = describe(failures) if failures else last_line(error)
+            self.error = why_lost(error)
             self._dispatcher.lost.remote(self.number, self.error)
+
+
+def why_lost(error: Exception) -> str:
+    """In a line, what ended a group: a worker that died, or its controller, or what kept it from coming up."""
+    failures: dict[int, Exception] = getattr(error, "worker_failures", {})
+    if failures:
+        return describe(failures)
+    return "the controller of its workers died" if isinstance(error, RayActorError) else last_line(error)
 
 
 def _scaling(resources: Resources) -> ScalingConfig:
