@@ -1,6 +1,7 @@
 """What a search found, read from its storage alone."""
 
 import io
+import json
 import math
 import re
 from datetime import datetime
@@ -349,6 +350,14 @@ def test_parameters_that_are_not_all_of_a_kind_are_json(tmp_path):
         [True, False],
         ["[1, 2]", "null"],
     ]
+
+
+def test_long_names_keep_their_ends_in_the_parallel_coordinates():
+    names = ["1 - optimizer.betas.0", "1 - optimizer.betas.1", "x"]
+    trials = [trial(n, {9: float(n)}, parameters=dict.fromkeys(names, n / 10)) for n in range(3)]
+    text = page(study_of(*trials), [])
+    shown = re.search(r'"ticktext":(\[[^\]]*betas[^\]]*\])', text)[1]
+    assert json.loads(shown) == ["eval/loss", "…- optimizer.betas.0", "…- optimizer.betas.1", "x"]
 
 
 def test_a_report_is_all_of_it(result, tmp_path):

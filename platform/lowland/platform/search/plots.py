@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 
 AXES = 8
 """Parameters in the parallel coordinates: the most important ones."""
+WIDTH = 20
+"""Characters of a name on an axis of these."""
 
 
 def page(result: StudyResult, importances: Sequence[Importance]) -> str:
@@ -180,9 +182,10 @@ def _pareto(result: StudyResult) -> "Figure":
 def _parallel(compared: optuna.Study, names: Sequence[str], result: StudyResult) -> "Figure":
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        return optuna.visualization.plot_parallel_coordinate(
-            compared, params=list(names), target_name=result.metric
-        ).update_layout(title=None)
+        figure = optuna.visualization.plot_parallel_coordinate(compared, params=list(names), target_name=result.metric)
+    # Optuna cuts names at their ends, where those of momenta differ.
+    labels = [name if len(name) <= WIDTH else f"…{name[1 - WIDTH :]}" for name in sorted(names)]
+    return figure.update_xaxes(ticktext=[result.metric, *labels]).update_layout(title=None)
 
 
 def _slice(compared: optuna.Study, result: StudyResult) -> "Figure":
