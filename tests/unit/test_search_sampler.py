@@ -227,3 +227,40 @@ def test_with_the_cost_in_mind_proposals_are_cheaper(aim: Aim):
         return float(np.mean([trial.parameters["share"] for trial in study.trials()]))
 
     assert share(aim) < share("quality") - 0.02
+
+
+class Corner:
+    """The best lies in a corner, where all proposals would like to be; the same parameters give the same values."""
+
+    def values(self, parameters, start, end):
+        floor = 4 - 2 * parameters["x"] - parameters["y"] - 0.2 * parameters["z"]
+        return [floor + 2 / r for r in range(start + 1, end + 1)]
+
+    def seconds(self, parameters, start, end):
+        return float(end - start)
+
+
+def test_what_was_tried_is_not_proposed_again():
+    space = {name: FloatDistribution(0.0, 1.0) for name in "xyz"}
+    study = Study(InMemoryStorage(), "a", space, "minimize", MultiFidelitySampler(space, 27, seed=0))
+    simulate(study, Promotion(27), Corner(), workers=2, budget=27 * 8)
+    points = np.array([[trial.parameters[name] for name in "xyz"] for trial in study.trials()])
+    apart = np.abs(points[:, None] - points[None]).max(2) + np.eye(len(points))
+    assert len(points) > 25
+    assert apart.min() > 1e-3
+
+
+def test_where_all_was_tried_it_is_proposed_again():
+    space = {"kind": IntDistribution(0, 2), "other": IntDistribution(0, 1)}
+    study = Study(InMemoryStorage(), "a", space, "minimize", MultiFidelitySampler(space, 9, seed=0))
+
+    class Kinds:
+        def values(self, parameters, start, end):
+            return [parameters["kind"] + parameters["other"] + 1 / r for r in range(start + 1, end + 1)]
+
+        def seconds(self, parameters, start, end):
+            return float(end - start)
+
+    simulate(study, Promotion(9), Kinds(), workers=1, budget=60)
+    assert len(study.trials()) > 12
+    assert study.trials()[-1].parameters["kind"] in (0, 1, 2)
