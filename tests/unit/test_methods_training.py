@@ -1,6 +1,7 @@
 """Methods in whole trainings: limits, resumes, what they leave of weights, labels and exports."""
 
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 import torch
 from support.full import full
@@ -158,6 +159,23 @@ def test_noise_is_in_training_labels_alone(digits, tmp_path):
     outcome = train_images(image_config(digits, [noise], length="2 steps"), tmp_path)
     said = {name for name in outcome.values if name.startswith("methods/")}
     assert said == {f"methods/label_noise/{name}" for name in ("memorised", "corrected", "unchanged_accuracy")}
+
+
+def test_noise_can_be_given_in_a_column(digits, tmp_path):
+    table = pq.read_table(digits)
+    wrong = [(label + 1) % 3 if row % 5 == 0 else label for row, label in enumerate(table["label"].to_pylist())]
+    path = tmp_path / "noisy.parquet"
+    pq.write_table(table.append_column("noisy", [wrong]), path)
+    noise = {"name": "label_noise", "kind": "column", "column": "noisy"}
+    data = build_task(image_config(path, [noise]), _alone()).data
+    clean = build_task(image_config(path), _alone()).data
+    assert data.train.labels.tolist() == [wrong[row] for row in data.train.rows]
+    assert np.array_equal(data.held_out.labels, clean.held_out.labels)
+    bad = int(data.train.rows[-1])
+    wrong[bad] = 7
+    pq.write_table(table.append_column("noisy", [wrong]), path)
+    with pytest.raises(RecipeError, match=rf"row {bad} has 7 there, which is none of the 3 classes"):
+        build_task(image_config(path, [noise]), _alone())
 
 
 def test_a_fixed_classifier_is_exported_and_read_back(digits, tmp_path):

@@ -61,8 +61,16 @@ class Setting:
         raise RecipeError(f"{place} = {value}: the data have {len(names)}: {shown}; give a number from 0, or a name")
 
 
-def relabelled(configs: Sequence[recipes.MethodSection], labels: Tensor, classes: int) -> Tensor:
+def relabelled(
+    configs: Sequence[recipes.MethodSection], labels: Tensor, classes: int, column: Callable[[str], Tensor]
+) -> Tensor:
     """The labels to train on: with the recipe's noise, or as they are.
+
+    Args:
+        configs: the recipe's methods.
+        labels: int64 [examples].
+        classes: their number.
+        column: reads labels from another column of the data.
 
     Raises:
         RecipeError: the noise is of other classes.
@@ -70,6 +78,9 @@ def relabelled(configs: Sequence[recipes.MethodSection], labels: Tensor, classes
     noise = next((one for one in configs if isinstance(one, recipes.LabelNoiseConfig)), None)
     if noise is None:
         return labels
+    if noise.column is not None:
+        return column(noise.column)
+    assert noise.rate is not None
     if noise.kind == "symmetric":
         return symmetric_noise(labels, classes, noise.rate, noise.seed, own_too=noise.own_too)
     target = noise.target

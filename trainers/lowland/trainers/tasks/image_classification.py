@@ -9,6 +9,7 @@ from torch import nn
 
 from lowland.trainers.data.images.batches import HeldOutImages, ImageBatch, TrainImages
 from lowland.trainers.data.images.data import ImageData, open_images
+from lowland.trainers.data.images.sources import Columns, read_rows
 from lowland.trainers.engines import Engine, Inputs
 from lowland.trainers.errors import RecipeError
 from lowland.trainers.methods.base import Problem
@@ -162,7 +163,7 @@ class ImageClassificationTask:
         """The methods of the recipe; label noise is put into the training labels here."""
         config, train = self._config, self.data.train
         clean = torch.from_numpy(train.labels).clone()
-        train.labels = relabelled(config.methods, clean, len(self.data.classes)).numpy()
+        train.labels = relabelled(config.methods, clean, len(self.data.classes), self._column).numpy()
         setting = Setting(
             classes=self.data.classes.names,
             groups=self.data.groups.names if self.data.groups is not None else (),
@@ -172,6 +173,22 @@ class ImageClassificationTask:
             steps_per_epoch=self.sizes.steps_per_epoch,
         )
         return Methods(build_methods(config.methods, setting), self._world)
+
+    def _column(self, name: str) -> torch.Tensor:
+        """Labels of the training images from another column."""
+        data, place = self._config.data, f"methods: label_noise.column = {name}"
+        found = read_rows(data.path, Columns(data.image_column, data.label_column, name)).groups
+        if found is None:
+            raise RecipeError(f"{place}: only Parquet files have columns, and {data.path} is none; set another kind")
+        values = [found[row] for row in self.data.train.rows]
+        numbers = [-1 if value is None else self.data.classes.number(value) for value in values]
+        wrong = next((index for index, number in enumerate(numbers) if number is None or number < 0), None)
+        if wrong is not None:
+            raise RecipeError(
+                f"{place}: {self.data.train.place(wrong)} has {values[wrong]!r} there, which is none of the "
+                f"{len(self.data.classes)} classes; correct it, or leave the row out of the data"
+            )
+        return torch.tensor(numbers, dtype=torch.int64)
 
     def _problem(self) -> Problem:
         classes, groups = len(self.data.classes), self.data.groups

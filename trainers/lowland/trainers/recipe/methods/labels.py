@@ -12,10 +12,12 @@ class LabelNoiseConfig(MethodSection):
 
     name: Literal["label_noise"]
     """Label noise."""
-    kind: Literal["symmetric", "asymmetric"] = "symmetric"
-    """To any other class alike, or to the one that `target` says."""
-    rate: Share
+    kind: Literal["symmetric", "asymmetric", "column"] = "symmetric"
+    """To any other class alike, to the one that `target` says, or the labels of another column."""
+    rate: Share | None = None
     """Part of the labels: of all, or with `asymmetric` of each class that has another target."""
+    column: str | None = None
+    """column: that of the wrong labels in `data.path`; `data.label_column` has the right ones."""
     own_too: bool = False
     """symmetric: draw from all classes, the own one too, as in most published results; fewer are wrong then."""
     target: Literal["next", "cifar10"] | tuple[Annotated[int, Field(ge=0)], ...] = Field(
@@ -27,8 +29,11 @@ class LabelNoiseConfig(MethodSection):
 
     @model_validator(mode="after")
     def _of_kind(self) -> "LabelNoiseConfig":
-        if self.own_too and self.kind == "asymmetric":
-            raise ValueError("own_too is of kind: symmetric; remove it")
-        if "target" in self.model_fields_set and self.kind == "symmetric":
-            raise ValueError("target is of kind: asymmetric; remove it")
+        for field, kind in (("own_too", "symmetric"), ("target", "asymmetric"), ("column", "column")):
+            if field in self.model_fields_set and self.kind != kind:
+                raise ValueError(f"{field} is of kind: {kind}; remove it")
+        if (self.rate is None) != (self.kind == "column"):
+            raise ValueError("rate is needed by the kinds symmetric and asymmetric, and by no other")
+        if (self.column is None) == (self.kind == "column"):
+            raise ValueError("kind: column needs column, the one of the wrong labels")
         return self
