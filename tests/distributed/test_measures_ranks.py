@@ -18,6 +18,7 @@ NAMES = [
     "effective_rank",
     "weight_movement",
     "representation",
+    "difficulty",
 ]
 
 

@@ -1,6 +1,8 @@
 """Measures in a training of one process: what they are, and that the training does not know of them."""
 
+import math
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -11,6 +13,7 @@ from support.training import LLAMA, TORCH, batch, config, interrupted, outcome, 
 
 from lowland.trainers.errors import RecipeError
 from lowland.trainers.measures import sam_sharpness, top_eigenvalue
+from lowland.trainers.measures.predictions import Predictions, group_metrics, predictions
 from lowland.trainers.recipe import MeasuresConfig
 from lowland.trainers.tasks import build_task
 from lowland.trainers.world import World
@@ -95,6 +98,55 @@ def test_a_resumed_training_measures_from_the_same_start(data: Path, tmp_path: P
     _, rest = interrupted(data, tmp_path / "resumed", changes, stop_after=2)
     for name in ("weight_movement", "representation_alignment", "representation_rank"):
         assert rest.values[f"measure/{name}"] == {6: whole[f"measure/{name}"][6]}
+
+
+def test_difficulty_is_of_every_predicted_token(data: Path, tmp_path: Path) -> None:
+    changes = {**SHORT, **batch(4), "length": "1 steps"}
+    found = outcome(data, tmp_path, {**changes, **measuring("difficulty")}).values
+    task = build_task(config(data, **changes), World.current(torch.device("cpu")))
+    module, stream = task.build_module().eval(), task.steps(0)
+    step = next(stream)
+    stream.close()
+    scores = []
+    for micro in step.micro_batches:
+        with torch.no_grad():
+            inputs = {name: micro[name] for name in ("input_ids", "position_ids")}
+            logits = module.network(**inputs, use_cache=False).logits
+        counted = micro["labels"] != -100
+        errors = logits.softmax(-1)[counted]
+        errors[torch.arange(len(errors)), micro["labels"][counted]] -= 1
+        scores += errors.norm(dim=1).tolist()
+    assert len(scores) == step.weight
+    assert found["measure/el2n"][0] == pytest.approx(sum(scores) / len(scores), rel=1e-5)
+    hardest = sorted(scores)[-math.ceil(len(scores) / 10) :]
+    assert found["measure/el2n_hardest_tenth"][0] == pytest.approx(sum(hardest) / len(hardest), rel=1e-5)
+
+
+def test_groups_are_needed_for_groups(data: Path, tmp_path: Path) -> None:
+    with pytest.raises(RecipeError, match=r"give data\.group_column"):
+        outcome(data, tmp_path, {**SHORT, **measuring("groups")})
+
+
+def test_a_head_within_the_loss_gives_no_logits() -> None:
+    network = torch.nn.Sequential(torch.nn.Linear(3, 4), torch.nn.LayerNorm(4))
+    batch = {"x": torch.randn(2, 3), "labels": torch.zeros(2, dtype=torch.int64)}
+    engine: Any = SimpleNamespace(module=network, evaluate=lambda inputs: network(inputs["x"]))
+    probe: Any = SimpleNamespace(inputs=lambda: [batch])
+    with pytest.raises(RecipeError, match=r"model\.fused_loss: never"):
+        next(predictions(probe, engine, "difficulty"))
+    network.append(torch.nn.Linear(4, 5))
+    assert next(predictions(probe, engine, "difficulty")).logits.shape == (2, 5)
+
+
+def test_group_means_are_those_of_all_micro_batches() -> None:
+    logits = torch.tensor([[10.0, 0.0], [10.0, 0.0], [0.0, 10.0]])
+    first = Predictions(logits, torch.tensor([0, 1, 1]), torch.tensor([0, 2, 2]))
+    second = Predictions(logits[:1], torch.tensor([0]), torch.tensor([2]))
+    found = group_metrics(iter([first, second]), World.current(torch.device("cpu")))
+    assert found["accuracy/2"] == pytest.approx(2 / 3)
+    assert found["loss/2"] == pytest.approx(10 / 3, rel=1e-3)
+    assert found["loss_gap"] == pytest.approx(10 / 3, rel=1e-3)
+    assert found["worst_accuracy"] == found["accuracy/2"]
 
 
 def test_an_optimizer_without_momentum_is_told_in_the_second_step(data: Path, tmp_path: Path) -> None:

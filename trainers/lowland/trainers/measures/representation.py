@@ -21,9 +21,14 @@ class Layers:
     @property
     def features(self) -> Tensor:
         """[B, d]: what the last layer is given if it is linear (a head), else what it gives; positions averaged."""
-        module, given, made = self._last()
-        features = given if isinstance(module, nn.Linear) else made
+        _, given, made = self._last()
+        features = given if self.has_head else made
         return features.flatten(1, -2).mean(1) if features.dim() > 2 else features
+
+    @property
+    def has_head(self) -> bool:
+        """Whether the last layer is linear, so that it gives logits."""
+        return isinstance(self._last()[0], nn.Linear)
 
     @property
     def output(self) -> Tensor:

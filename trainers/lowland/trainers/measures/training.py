@@ -5,6 +5,7 @@ central differences of gradients, H v = (g(theta + h v) - g(theta - h v)) / 2h w
 needs more than its own part of the weights.  Every measure puts weights, gradients and generators back as they were.
 """
 
+import math
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from itertools import islice
@@ -16,7 +17,9 @@ from lowland.trainers.engines import Engine
 from lowland.trainers.errors import RecipeError
 from lowland.trainers.measures.alignment import cka, kernel_alignment
 from lowland.trainers.measures.curvature import lanczos
+from lowland.trainers.measures.difficulty import el2n
 from lowland.trainers.measures.ntk import projected_ntk
+from lowland.trainers.measures.predictions import group_metrics, predictions
 from lowland.trainers.measures.probe import Probe, Vector
 from lowland.trainers.measures.rank import effective_rank
 from lowland.trainers.measures.representation import last_layer
@@ -66,6 +69,8 @@ class TrainingMeasures:
             "weight_movement": self._weight_movement,
             "representation": self._representation,
             "ntk": self._ntk,
+            "difficulty": self._difficulty,
+            "groups": self._groups,
         }
 
     def see_gradients(self, steps: int) -> None:
@@ -158,6 +163,19 @@ class TrainingMeasures:
             "ntk_alignment": kernel_alignment(self._started.kernel, kernel),
             "ntk_trace": float(kernel.trace()),
         }
+
+    def _difficulty(self) -> dict[str, float]:
+        found = predictions(self._probe, self._engine, "difficulty")
+        mine = [score for one in found for score in el2n(one.logits, one.labels).tolist()]
+        scores = torch.tensor([score for of_rank in self._world.gather(mine) for score in of_rank]).sort().values
+        if not len(scores):
+            return {}
+        tenth = math.ceil(len(scores) / 10)
+        return {"el2n": float(scores.mean()), "el2n_hardest_tenth": float(scores[-tenth:].mean())}
+
+    def _groups(self) -> dict[str, float]:
+        found = group_metrics(predictions(self._probe, self._engine, "groups"), self._world)
+        return {f"groups/{name}": value for name, value in found.items()}
 
     def _start(self, steps: int) -> "_Start":
         """What the training began with; after a resume made anew from the recipe."""

@@ -15,6 +15,8 @@ MeasureName = Literal[
     "weight_movement",
     "representation",
     "ntk",
+    "difficulty",
+    "groups",
 ]
 
 _CURVATURE = ("sharpness", "top_eigenvalue")
