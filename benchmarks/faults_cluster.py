@@ -21,6 +21,7 @@ TOKEN = "LOWLAND_FAULTS"
 """Environment variable by which everything that was started here is found."""
 STORE_BYTES = 128 * 2**20
 START_SECONDS = 300.0
+ATTEMPTS = 5
 QUIET_SECONDS = 90.0
 """In which everything must be gone after the end of a driver."""
 TITLES = {
@@ -74,7 +75,13 @@ class Nodes:
 
     def start_second(self) -> None:
         """Starts the second node, also after it was killed."""
-        self._second = self._start("second", 1, [f"--address={self.address}"])
+        for attempt in range(ATTEMPTS):
+            try:
+                self._second = self._start("second", 1, [f"--address={self.address}"])
+                return
+            except RuntimeError:  # Ray gives a node thirty seconds, which may be short on a busy machine
+                if attempt == ATTEMPTS - 1:
+                    raise
 
     def second_raylet(self) -> list[psutil.Process]:
         """The second node's raylet, if it runs."""

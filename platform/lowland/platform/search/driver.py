@@ -192,12 +192,12 @@ class SearchDriver:
             self._console.print(f"the study's report is not in MLflow: {first_line(error)}", style="yellow")
 
     def _close(self, status: Literal["finished", "interrupted", "failed"]) -> None:
-        self._setting.with_(status=status).write()
         name, storage = self._setting.name, self._setting.recipe.storage
         try:
             self._parent.finish(status)
         except Exception as error:
             self._console.print(f"MLflow could not be told that the search ended: {first_line(error)}", style="yellow")
+        self._setting.with_(status=status).write()  # last: a search that was killed before it may be resumed
         if status != "finished":
             way = f"go on with: lowland study resume {name} --storage {storage}"
         else:
