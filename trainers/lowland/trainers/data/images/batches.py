@@ -14,7 +14,7 @@ from lowland.trainers.data.images.collection import Crop, ImageSet, Numbers
 from lowland.trainers.data.images.mixing import MIXING_NUMBERS, mixture, paste
 from lowland.trainers.data.images.randaugment import numbers_for, randaugment
 from lowland.trainers.data.order import Order
-from lowland.trainers.data.prefetch import prefetched
+from lowland.trainers.data.prefetch import built_ahead
 from lowland.trainers.recipe import AugmentationConfig
 
 
@@ -66,7 +66,7 @@ class TrainImages:
         rank: of this process.
         world_size: ranks.
         start_example: place in the stream to begin at.
-        prefetch: steps made ready ahead.
+        prefetch: steps made ready ahead, each by a thread of its own.
     """
 
     def __init__(
@@ -91,20 +91,16 @@ class TrainImages:
         self._start, self._prefetch = start_example, prefetch
 
     def __iter__(self) -> Generator[ImageStep]:
-        """A new stream from `start_example`; close() it to end its thread at once."""
-        return prefetched(self._steps(), self._prefetch)
+        """A new stream from `start_example`; close() it to end its threads at once."""
+        return built_ahead(self._step, self._prefetch)
 
-    def _steps(self) -> Generator[ImageStep]:
-        first = self._start
-        while True:
-            starts = [
-                first + (micro * self._world_size + self._rank) * self._micro_batch
-                for micro in range(self._accumulation)
-            ]
-            batches = [self.batch(start, self._micro_batch) for start in starts]
-            rows = np.concatenate([batch.rows.numpy() for batch in batches])
-            yield ImageStep(batches, first, rows)
-            first += self.global_size
+    def _step(self, index: int) -> ImageStep:
+        first = self._start + index * self.global_size
+        starts = [
+            first + (micro * self._world_size + self._rank) * self._micro_batch for micro in range(self._accumulation)
+        ]
+        batches = [self.batch(start, self._micro_batch) for start in starts]
+        return ImageStep(batches, first, np.concatenate([batch.rows.numpy() for batch in batches]))
 
     def batch(self, first: int, count: int) -> ImageBatch:
         """The examples first, first + 1, … of the stream as they are trained on."""

@@ -61,6 +61,7 @@ def _boxes(places: Uniforms, side: Uniforms, height: int, width: int) -> npt.NDA
 
 def paste(images: Tensor, others: Tensor, boxes: npt.NDArray[np.int64]) -> Tensor:
     """The images [B, C, H, W] with each box filled from the other image at the same place, in place."""
+    into, of = images.numpy(), others.numpy()
     for index, (left, upper, right, lower) in enumerate(boxes.tolist()):
-        images[index, :, upper:lower, left:right] = others[index, :, upper:lower, left:right]
+        into[index, :, upper:lower, left:right] = of[index, :, upper:lower, left:right]
     return images
