@@ -24,6 +24,7 @@ from lowland.platform.search.jobs import Job, Outcome, Resources
 from lowland.platform.search.leaderboard import fates, print_study
 from lowland.platform.search.objectives import Bound, Objective, costs, front
 from lowland.platform.search.plots import page
+from lowland.platform.search.population import Population
 from lowland.platform.search.report import write_report
 from lowland.platform.search.results import StudyResult, read_study
 from lowland.platform.search.samplers.observations import usable
@@ -305,3 +306,36 @@ def test_how_parameters_grow_with_cost_along_the_front(tmp_path: Path):
     slope = sum((x - middle[0]) * (y - middle[1]) for x, y in points) / sum((x - middle[0]) ** 2 for x, _ in points)
     assert [(one.parameter, one.slope) for one in grown] == [(LR, pytest.approx(slope))]
     assert list(growth_lines(found)) == [f"optimizer.lr grows as cost^{slope:.2f}"]
+
+
+def test_the_command_line_says_all_of_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    heard: list[Setting] = []
+
+    def hears(setting: Setting, **_: Any) -> Any:
+        heard.append(setting)
+        raise UserError("enough")
+
+    monkeypatch.setattr("lowland.platform.search.tune.tune", hears)
+    (tmp_path / "rate.yaml").write_text(SPACE)
+    recipe = ["tune", str(write_recipe(tmp_path / "given")), "--set", f"storage={tmp_path}", "--trials", "4"]
+    common = [*recipe, "--space", str(tmp_path / "rate.yaml")]
+    several = [
+        "--metric",
+        "eval/loss",
+        "--metric",
+        "speed:maximize",
+        "--constraint",
+        "memory <= 3",
+        "--name",
+        "several",
+    ]
+    population = ["--policy", "pbt", "--intervals", "5", "--perturb", LR, "--name", "population"]
+    for arguments in (several, population, ["--metric", "acc", "--direction", "maximize"]):
+        CliRunner().invoke(cli.app, [*common, *arguments])
+    of_several, of_population, single = heard
+    assert of_several.others == (Objective("speed", "maximize"),)
+    assert of_several.constraints == ("memory <= 3",)
+    policy = policy_of(of_population)
+    assert isinstance(policy, Population)
+    assert (policy.size, policy.intervals, of_population.perturb) == (4, 5, (LR,))
+    assert (single.metric, single.direction, single.others) == ("acc", "maximize", ())
