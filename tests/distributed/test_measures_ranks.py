@@ -28,8 +28,8 @@ def measuring(*names: str) -> dict[str, Any]:
 
 @pytest.mark.parametrize(
     "changes",
-    [zero(2), zero(3), full(TORCH), full(zero(1)), full(zero(0))],
-    ids=["zero 2", "zero 3", "ddp", "zero 1", "zero 0"],
+    [zero(2), zero(3), full(TORCH), full(zero(1)), full(zero(0)), full(zero(2, offload_optimizer=True))],
+    ids=["zero 2", "zero 3", "ddp", "zero 1", "zero 0", "offloaded"],
 )
 def test_the_same_over_two_ranks(changes: dict[str, Any], two: Ranks, data: Path, tmp_path: Path) -> None:
     names = measuring() if changes == zero(3) else measuring("ntk")

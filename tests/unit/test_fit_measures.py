@@ -9,6 +9,7 @@ import pytest
 import torch
 from pydantic import ValidationError
 from support.corpus import prepared
+from support.full import full
 from support.training import LLAMA, TORCH, batch, config, interrupted, outcome, weights
 
 from lowland.trainers.errors import RecipeError
@@ -39,9 +40,15 @@ def measuring(*names: str, every: str = "3 steps", **fields: Any) -> dict[str, A
     return {"measures": {"names": list(names), "every": every, **fields}}
 
 
-def test_the_training_is_bitwise_the_same_and_measures_start_where_they_must(data: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    "around", [{}, {"sam": {"rho": 0.05}}, full({"lookbehind": {}}), full({"ema": {"half_life": "3 steps"}})]
+)
+def test_the_training_is_bitwise_the_same_and_measures_start_where_they_must(
+    data: Path, tmp_path: Path, around: dict[str, Any]
+) -> None:
     # Dropout, so that a draw too many would be seen.
-    changes = {**SHORT, "model": {"config": {**LLAMA, "attention_dropout": 0.2}}}
+    model = {"config": {**LLAMA, "attention_dropout": 0.2}}
+    changes = {**SHORT, "optimizer": {"name": "adamw", "lr": 1e-2, **around}, "model": model}
     plain = outcome(data, tmp_path / "plain", changes)
     found = outcome(data, tmp_path / "measured", {**changes, **measuring(*NAMES, examples=4, iterations=3)})
     assert found.losses == plain.losses
