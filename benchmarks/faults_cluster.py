@@ -75,13 +75,7 @@ class Nodes:
 
     def start_second(self) -> None:
         """Starts the second node, also after it was killed."""
-        for attempt in range(ATTEMPTS):
-            try:
-                self._second = self._start("second", 1, [f"--address={self.address}"])
-                return
-            except RuntimeError:  # Ray gives a node thirty seconds, which may be short on a busy machine
-                if attempt == ATTEMPTS - 1:
-                    raise
+        self._second = self._start("second", 1, [f"--address={self.address}"])
 
     def second_raylet(self) -> list[psutil.Process]:
         """The second node's raylet, if it runs."""
@@ -124,13 +118,19 @@ class Nodes:
         command = [sys.executable, "-m", "ray.scripts.scripts", "start", "--block", "--disable-usage-stats", *options]
         command += [f"--{key}-port={port}" for key, port in ports.items()]
         command += [f"--num-cpus={self._cpus}", f"--object-store-memory={STORE_BYTES}"]
-        log = self._folder / f"{name}.log"
+        for _ in range(ATTEMPTS - 1):  # Ray gives a node thirty seconds, which may be short on a busy machine
+            with suppress(RuntimeError):
+                return self._try_to_start(command, self._folder / f"{name}.log")
+        return self._try_to_start(command, self._folder / f"{name}.log")
+
+    def _try_to_start(self, command: Sequence[str], log: Path) -> psutil.Popen:
         with log.open("wb") as output:
             node = psutil.Popen(command, stdout=output, stderr=subprocess.STDOUT, env=self.environment())
         deadline = time.monotonic() + START_SECONDS
         while "Ray runtime started" not in tail(log, 200):
             if node.poll() is not None or time.monotonic() > deadline:
-                raise RuntimeError(f"no Ray node {name}:\n{tail(log)}")
+                end({node} if node.poll() is None else set())
+                raise RuntimeError(f"no Ray node:\n{tail(log)}")
             time.sleep(0.2)
         self._started.append(node)
         return node
