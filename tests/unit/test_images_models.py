@@ -90,6 +90,20 @@ def test_passes_of_a_step_count_as_one_and_other_passes_not_at_all():
     assert torch.equal(own[1].running_mean, before)
 
 
+def test_a_compiled_network_is_the_same_in_one_graph():
+    recipe, how = ImageModelConfig(architecture="wide-resnet-10-1"), seen(8)
+    plain, compiled = (build_image_classifier(recipe, how, dtype=torch.float32, seed=1) for _ in range(2))
+    compiled.forward = torch.compile(compiled.forward, backend="aot_eager", fullgraph=True)
+    for step in range(2):
+        images = torch.randn(4, 3, 8, 8, generator=torch.Generator().manual_seed(step))
+        assert torch.equal(compiled(images), plain(images))
+        for network in (plain, compiled):
+            settle(network, applied=True)
+    expected = plain.state_dict()
+    for name, value in compiled.state_dict().items():
+        torch.testing.assert_close(value, expected[name], msg=name)
+
+
 def test_statistics_stay_fp32_in_a_bf16_network():
     _, own = norms()
     own[1].running_mean.fill_(1 + 2**-12)
