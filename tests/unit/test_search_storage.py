@@ -96,6 +96,15 @@ def test_commands_find_a_study_in_a_database(tmp_path):
     assert not (setting.folder / "trials.journal").exists()
 
 
+@pytest.mark.parametrize("database", [None, "sqlite:///{}/trials.db", "{}/trials.journal"])
+def test_looking_at_a_study_that_has_no_trials_yet_makes_no_files(tmp_path, database):
+    setting = start(tmp_path, database and database.format(tmp_path))
+    setting.write()
+    before = sorted(tmp_path.rglob("*"))
+    assert read_study(setting.recipe.storage, "small").trials == []
+    assert sorted(tmp_path.rglob("*")) == before
+
+
 @pytest.mark.parametrize("database", [None, "sqlite"])
 def test_the_dashboards_storage_class_opens_it(tmp_path, database):
     """optuna-dashboard opens URLs and files as these classes, with these arguments; its own if it is there."""

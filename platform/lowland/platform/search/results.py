@@ -15,8 +15,8 @@ from lowland.platform.search.jobs import UNUSABLE
 from lowland.platform.search.ledger import SEGMENTS, Ledger, Price, device_seconds, total
 from lowland.platform.search.objectives import Bound, Direction, Objective, front
 from lowland.platform.search.search import END
-from lowland.platform.search.setting import JOURNAL, TICKS, Setting, existing_study
-from lowland.platform.search.storage import open_storage
+from lowland.platform.search.setting import TICKS, Setting, existing_study
+from lowland.platform.search.storage import begun, open_storage
 from lowland.platform.search.stored import MEASURED, NOTE, REASON, WORST, broken_at, status_of
 from lowland.platform.search.trials import ORIGIN, SOURCE, TARGET, Origin, Status
 from lowland.search_spaces import Space
@@ -204,8 +204,7 @@ def read_study(storage: str, name: str) -> StudyResult:
         UserError: there is no such study.
     """
     setting = existing_study(storage, name)
-    begun = setting.database is not None or (setting.folder / JOURNAL).is_file()
-    trials = trials_in(open_storage(setting), name, setting.bounds) if begun else []
+    trials = trials_in(open_storage(setting), name, setting.bounds) if begun(setting) else []
     counting = [_counting(trial, setting.space) for trial in trials]
     return StudyResult(name, setting.metric, setting.direction, TICKS, counting, setting)
 

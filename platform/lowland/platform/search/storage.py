@@ -40,6 +40,13 @@ def location(setting: Setting) -> str:
     return redact(setting.database) if setting.database else str(setting.folder / JOURNAL)
 
 
+def begun(setting: Setting) -> bool:
+    """Whether there is a storage to be read: looking at a study makes no files."""
+    place = setting.database or str(setting.folder / JOURNAL)
+    file = place.removeprefix(SQLITE).partition("?")[0]
+    return "://" in file or Path(file).is_file()
+
+
 def open_storage(setting: Setting) -> "BaseStorage":
     """The storage of a search; made if need be.
 
