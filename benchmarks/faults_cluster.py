@@ -57,9 +57,13 @@ class Nodes:
         port = self.address.rpartition(":")[2]
         head = ["--head", f"--port={port}", "--include-dashboard=false", f"--temp-dir={self._folder / 'a'}"]
         other = ["--head", f"--port={free_port()}", "--include-dashboard=false", f"--temp-dir={self._folder / 'b'}"]
-        self._start("head", 0, head)
-        self._start("other", 2, other)
-        self.start_second()
+        try:
+            self._start("head", 0, head)
+            self._start("other", 2, other)
+            self.start_second()
+        except BaseException:
+            end(self.processes())
+            raise
         return self
 
     def __exit__(
