@@ -1,9 +1,12 @@
 """Mistakes in recipes of image classifiers are told before anything starts, with place, value and way out."""
 
+import random
+
 import pytest
 
 from lowland.platform.recipe import ImageClassificationRecipe, load_recipe
 from lowland.platform.recipe.dump import dump
+from lowland.platform.search.space import open_space
 from lowland.trainers.errors import RecipeError
 
 BASE = """\
@@ -75,6 +78,15 @@ def test_mistakes(path, overrides, message):
     with pytest.raises(RecipeError) as caught:
         load_recipe(path, overrides)
     assert message in str(caught.value)
+
+
+@pytest.mark.parametrize("names", [["sgd", "sam"], ["auto"]])
+def test_searches_change_recipes_of_images(path, names):
+    space = open_space(names, load_recipe(path))
+    tried = space.apply(space.draw(random.Random(0)))
+    assert isinstance(tried, ImageClassificationRecipe)
+    assert "optimizer.lr" in space.distributions()
+    assert ("log2 batch.accumulation" in space.distributions()) == (names == ["auto"])
 
 
 def test_fields_of_images_are_none_of_language_models(tmp_path):

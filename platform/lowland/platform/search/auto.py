@@ -90,6 +90,10 @@ def _holding(key: str, parameter: FloatRange | IntegerRange, centre: float) -> F
 def _batch(recipe: Recipe) -> dict[str, Parameter]:
     """The space of batches, around the recipe's accumulation where that is given."""
     parameters = dict(load_space("batch").parameters)
+    if not isinstance(recipe.batch, BatchConfig):
+        for name in ("global_sequences", "global_tokens"):
+            del parameters[f"batch.{name}"]
+        parameters["batch.global_images"] = Fixed(type="fixed", value=None)
     accumulation = recipe.batch.accumulation
     if accumulation is None:
         batch = recipe.batch

@@ -149,8 +149,8 @@ def _synchronised(values: Tensor, eps: float) -> tuple[Tensor, Tensor, Tensor]:
 
     The mean comes first and deviations from it second: a variance from squares would cancel.
     """
-    size = values.new_tensor(float(values.numel() // values.shape[1]))
-    totals = _total(torch.cat([values.sum((0, 2, 3)), size.view(1)]))
+    size = values.new_full((1,), values.numel() // values.shape[1])
+    totals = _total(torch.cat([values.sum((0, 2, 3)), size]))
     count = totals[-1].detach()
     mean = totals[:-1] / count
     centred = values - mean.view(1, -1, 1, 1)

@@ -27,7 +27,7 @@ class ImageEvaluationConfig(Section):
     every: Interval | None = Amount(1, "epochs")
     """Interval between evaluations; null evaluates at the end only."""
     max_images: Annotated[int, Field(ge=1)] | None = None
-    """Use only the first n held-out images; null uses all."""
+    """Use n of the held-out images, always the same random ones; null uses all."""
     micro_batch: Annotated[int, Field(ge=1)] | None = None
     """Images per worker in one forward pass; null takes the training's."""
     pictures: bool = True

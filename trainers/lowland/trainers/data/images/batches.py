@@ -17,6 +17,9 @@ from lowland.trainers.data.order import Order
 from lowland.trainers.data.prefetch import built_ahead
 from lowland.trainers.recipe import AugmentationConfig
 
+HELD_OUT_SEED = 0
+"""Of the choice of images to evaluate on, where not all are: the same for trainings of any seed."""
+
 
 @dataclass(frozen=True)
 class ImageBatch:
@@ -177,7 +180,7 @@ class TrainImages:
 
 
 class HeldOutImages:
-    """A rank's part of the held-out images: the first `max_images`, or all.
+    """A rank's part of the held-out images: `max_images` of them, always the same random ones, or all.
 
     Every rank yields the same number of batches, all of the same size, as forward passes under ZeRO-3 are collective;
     images beyond the last one are repeated and do not count.
@@ -190,6 +193,8 @@ class HeldOutImages:
         self._rank, self._world_size = rank, world_size
         self.count = min(len(images), max_images or len(images))
         """Images over all ranks."""
+        # Not the first ones: images in folders are sorted by class.
+        self._rows = np.sort(Order(len(images), HELD_OUT_SEED).examples(0, self.count))
 
     def __len__(self) -> int:
         return -(-self.count // (self._micro_batch * self._world_size))
@@ -199,7 +204,8 @@ class HeldOutImages:
         for turn in range(len(self)):
             first = (turn * self._world_size + self._rank) * self._micro_batch
             counted = max(0, min(self._micro_batch, self.count - first))
-            rows = np.minimum(np.arange(first, first + self._micro_batch, dtype=np.int64), self.count - 1)
+            places = np.minimum(np.arange(first, first + self._micro_batch, dtype=np.int64), self.count - 1)
+            rows = self._rows[places]
             yield _batch(self._images, self._images.pixels(rows), rows), counted
 
 
