@@ -81,11 +81,6 @@ class GaussianProcess:
         variance = np.exp(self.theta[0]) - (half**2).sum(0)
         return mean, np.sqrt(np.maximum(variance, 1e-12))
 
-    def likeness(self, points: Array, others: Array) -> Array:
-        """The correlation of f at two places for any one resource, [m, n]; parameters [m, d - 1] and [n, d - 1]."""
-        theta = np.concatenate([[0.0, 0.0], self.theta[2:-1]])
-        return _kernel(theta, points, others)
-
 
 def _default(dimensions: int) -> Array:
     theta = np.zeros(2 + dimensions)

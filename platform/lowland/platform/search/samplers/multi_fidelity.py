@@ -24,9 +24,11 @@ Aim = Literal["quality", "quality per cost", "pareto"]
 _CANDIDATES, _LOCAL, _ROUNDS = 1024, 256, 3
 _BELIEF = 5.0
 """Beta of piBO: after so many trials a belief weighs as much as the expected improvement."""
-_SAME, _NEAR, _REPEATED = 0.999, 0.01, 1e6
-"""Correlation by parameters alone, and distance in all of them, from which a point is one that was tried; and what its
-worth loses.  It would be measured where that one was and wait beside it: more is known by going on with that one."""
+_NEAR, _REPEATED = 0.01, 1e6
+"""Distance in every parameter below which a point is one that was tried, and what its worth loses.
+
+It would be measured where that one was and wait beside it: more is known by going on with that one.
+"""
 _ATTEMPTS = 64
 """Points at the head of a ranking, and as many spread over the rest, of which one should be allowed."""
 
@@ -136,10 +138,8 @@ class MultiFidelitySampler(BaseSampler):
         value = self._worth(trials, tried, means, process)
 
         def worth(points: Array) -> Array:
-            same = process.likeness(points, tried).max(1) > _SAME
-            near = np.abs(points[:, None] - tried[None]).max(2).min(1) < _NEAR
-            total: Array = value(points) - _REPEATED * (same.astype(float) + near)
-            return total
+            near: Array = np.abs(points[:, None] - tried[None]).max(2).min(1) < _NEAR
+            return value(points) - _REPEATED * near
 
         return self._encoding.decode(self._maximise(worth, tried[np.argsort(means)[:4]]))
 
