@@ -10,15 +10,9 @@ from lowland.trainers.models.causal_lm import (
     prepare_for_training,
     save_model,
 )
-from lowland.trainers.models.image_classifier import (
-    ImageClassifierLoss,
-    ImageInput,
-    build_image_classifier,
-    classifier_network,
-    classifier_sizes,
-    load_classifier,
-    save_classifier,
-)
+from lowland.trainers.models.image_classifier import ImageClassifierLoss, ImageInput
+from lowland.trainers.models.image_folders import load_classifier, save_classifier
+from lowland.trainers.models.image_networks import build_image_classifier, classifier_network, classifier_sizes
 from lowland.trainers.models.initialisation import reshape_initial_weights
 
 __all__ = [
