@@ -142,9 +142,11 @@ class Told(Console):
 
 
 def test_a_search_is_stopped_goes_on_from_storage_and_leaves_one_run_a_trial(cluster: None, text: Path, tmp_path: Path):
+    """Its trials in a database here; other tests have them in a journal."""
     (tmp_path / "rate.yaml").write_text(SPACE)
     base = recipe(text, tmp_path / "runs", "rate", **{**SECTIONS, "scaling": {"workers": 1}})
-    setting = begin(base, [str(tmp_path / "rate.yaml")], trials=4, parallel="2", sampler="random")
+    place = {"database": f"sqlite:///{tmp_path}/trials.db", "price": "2usd"}
+    setting = begin(base, [str(tmp_path / "rate.yaml")], trials=4, parallel="2", sampler="random", **place)
     control_c = Told("paused", lambda: os.kill(os.getpid(), signal.SIGINT))
     assert tune(setting, address=None, console=control_c).exit_code == 130
     assert "stopping: trials save and end after their step" in written(control_c)
@@ -178,6 +180,9 @@ def test_a_search_is_stopped_goes_on_from_storage_and_leaves_one_run_a_trial(clu
     parent = store.get_run(outcome.parent_run_id)
     assert parent.info.status == "FINISHED"
     assert parent.data.metrics["search/trainings"] == pytest.approx(sum(max(c) for c in curves) / 51)
+    spent = parent.data.metrics["search/device_seconds"]
+    assert parent.data.metrics["search/money"] == pytest.approx(2 * spent / 3600)
+    assert parent.data.metrics["search/money_per_trial"] == pytest.approx(2 * spent / 3600 / 4)
     assert {"summary.txt", "best-recipe.yaml"} <= {item.path for item in store.list_artifacts(outcome.parent_run_id)}
     assert existing_study(base.storage, "rate").status == "finished"
     assert groups_held() == 0
