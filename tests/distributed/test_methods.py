@@ -37,7 +37,13 @@ PRUNING: list[dict[str, Any]] = [
     {"name": "magnitude_pruning", "sparsity": 0.6, "rounds": 2, "dense": "2 steps", "rewind": "weights"},
     {"name": "demp", "strength": 0.1, "noise": 2.0, "every": "2 steps", "span": "100%"},
 ]
-METHODS = {"regularisers": REGULARISERS, "rationale": RATIONALE, "pruning": PRUNING}
+CONFLICT_FREE = [{"name": "conflict_free"}, {"name": "label_noise", "rate": 0.3}]
+METHODS = {
+    "regularisers": REGULARISERS,
+    "rationale": RATIONALE,
+    "pruning": PRUNING,
+    "conflict_free": CONFLICT_FREE,
+}
 
 
 @pytest.fixture(scope="module")
@@ -62,6 +68,9 @@ def reference(digits: Path, one: Ranks, tmp_path_factory: pytest.TempPathFactory
     [
         ("two", "rationale", TORCH),
         ("two", "rationale", zero(2)),
+        ("two", "conflict_free", zero(2)),
+        full("two", "conflict_free", TORCH),
+        full("two", "conflict_free", zero(3)),
         full("four", "rationale", TORCH),
         full("four", "regularisers", zero(3)),
         full("two", "rationale", zero(1)),

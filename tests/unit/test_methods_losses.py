@@ -69,6 +69,21 @@ def test_two_losses_by_hand():
     torch.testing.assert_close(found, torch.tensor([2.0, 2.0]))
 
 
+@pytest.mark.parametrize("package", ["conflictfree", "torchjd"])
+def test_other_implementations_give_the_same(package):
+    pytest.importorskip(package)
+    rows = torch.randn(4, 50, generator=torch.Generator().manual_seed(1))
+    if package == "conflictfree":
+        from conflictfree.grad_operator import ConFIG_update
+
+        other = ConFIG_update([*rows])
+    else:
+        from torchjd.aggregation import ConFIG
+
+        other = ConFIG()(rows)
+    torch.testing.assert_close(conflict_free(rows), other, rtol=1e-5, atol=1e-5)
+
+
 def test_limits():
     rows = torch.tensor([[1.0, 2.0]])
     torch.testing.assert_close(conflict_free(rows), rows[0])

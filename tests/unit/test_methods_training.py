@@ -9,6 +9,7 @@ from support.images import image_config, train_images, trained_weights, write_di
 from support.training import states
 
 from lowland.trainers.errors import DataError, RecipeError
+from lowland.trainers.methods.conflict_free import conflict_free
 from lowland.trainers.models import load_classifier
 from lowland.trainers.tasks import build_task
 from lowland.trainers.world import World
@@ -176,6 +177,39 @@ def test_noise_can_be_given_in_a_column(digits, tmp_path):
     pq.write_table(table.append_column("noisy", [wrong]), path)
     with pytest.raises(RecipeError, match=rf"row {bad} has 7 there, which is none of the 3 classes"):
         build_task(image_config(path, [noise]), _alone())
+
+
+def test_conflict_free_gradients_of_groups(digits, tmp_path):
+    """The first step is that of the combined gradients of the groups' mean losses, taken by hand."""
+    batch = {"micro_batch": 24, "max_grad_norm": None}
+    still = {"optimizer": {"name": "sgd", "lr": 0.1, "weight_decay": 0}, "schedule": {"name": "constant"}}
+    config = image_config(digits, [{"name": "conflict_free"}], batch=batch, length="1 steps", **still)
+    outcome = train_images(config, tmp_path)
+    task = build_task(image_config(digits, batch=batch, **still), _alone())
+    module = task.build_module()
+    (micro,) = next(task.steps(0)).micro_batches
+    initial = [parameter.detach().clone() for parameter in module.parameters()]
+    logits = module(micro["images"])
+    losses = torch.nn.functional.cross_entropy(logits, micro["labels"], reduction="none")
+    rows = []
+    for group in (0, 1):
+        mean = losses[micro["groups"] == group].mean()
+        found = torch.autograd.grad(mean, list(module.parameters()), retain_graph=True)
+        rows.append(torch.cat([gradient.flatten() for gradient in found]))
+    expected = torch.cat([weight.flatten() for weight in initial]) - 0.1 * conflict_free(torch.stack(rows))
+    trained = trained_weights(tmp_path, 1)
+    ours = torch.cat([trained[name].flatten() for name, _ in module.named_parameters()])
+    torch.testing.assert_close(ours, expected, rtol=1e-4, atol=1e-6)
+    assert {"methods/conflict_free/group_0/factor", "methods/conflict_free/group_1/factor"} <= set(outcome.values)
+
+
+def test_conflict_free_with_one_group_is_plain_training_bit_by_bit(digits, plain, tmp_path):
+    table = pq.read_table(digits)
+    alike = table.set_column(table.column_names.index("group"), "group", [["g"] * len(table)])
+    pq.write_table(alike, tmp_path / "one.parquet")
+    train_images(image_config(tmp_path / "one.parquet", [{"name": "conflict_free"}]), tmp_path)
+    for name, weight in trained_weights(plain[1]).items():
+        assert torch.equal(trained_weights(tmp_path)[name], weight), name
 
 
 def test_a_fixed_classifier_is_exported_and_read_back(digits, tmp_path):

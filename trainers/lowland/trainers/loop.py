@@ -100,16 +100,13 @@ class Loop:
     def _passes(self, inputs: StepInputs, lr_factor: float) -> tuple[Tensor, StepOutcome]:
         """Gradients and step; several times for optimizers that look around.  Returns the loss before the step."""
         first: Tensor | None = None
-        collects = self._task.methods.two_passes(len(inputs.micro_batches))
+        methods = self._task.methods
         evaluations = Evaluations(self._engine.module, self._world.device)
-        again = self._engine.several_passes or collects
+        again = self._engine.several_passes or methods.two_passes(len(inputs.micro_batches))
+        again = again or methods.several_gradients is not None
         while True:
             with self._meter.phase("forward_backward", on_device=True):
-                if collects:
-                    with evaluations.evaluation():
-                        self._collect(inputs)
-                with evaluations.evaluation() if again else nullcontext():
-                    loss = self._forward_backward(inputs)
+                loss = self._gradients(inputs, evaluations if again else None)
             if first is None and self._measures is not None and (self._measures_due(1) or self._state.step == 1):
                 # In the second step, whenever it is due: that there is no momentum is to be told early.
                 self._measures.see_gradients(self._state.step)
@@ -118,6 +115,30 @@ class Loop:
             first = loss if first is None else first
             if not outcome.again:
                 return first, outcome
+
+    def _gradients(self, inputs: StepInputs, evaluations: Evaluations | None) -> Tensor:
+        """The gradients of a step at the weights shown, made of several if a method wants that; returns the loss."""
+        several = self._task.methods.several_gradients
+        if several is None:
+            return self._one_gradient(inputs, evaluations)
+        weights, taken = self._engine.weights, []
+        for part in range(several.parts):
+            several.part = part
+            loss = self._one_gradient(inputs, evaluations)
+            if part < several.parts - 1:
+                taken.append([gradient.detach().clone() for _, _, gradient in weights.gradients()])
+                weights.discard_gradients()
+        several.combine(taken, weights, self._world, replicated=self._engine.replicated)
+        return loss
+
+    def _one_gradient(self, inputs: StepInputs, evaluations: Evaluations | None) -> Tensor:
+        """A gradient of the batch, after its numbers are collected if need be."""
+        if self._task.methods.two_passes(len(inputs.micro_batches)):
+            assert evaluations is not None
+            with evaluations.evaluation():
+                self._collect(inputs)
+        with evaluations.evaluation() if evaluations is not None else nullcontext():
+            return self._forward_backward(inputs)
 
     def _forward_backward(self, inputs: StepInputs) -> Tensor:
         """Accumulates the gradients of a step; returns this rank's sum of losses."""

@@ -10,13 +10,14 @@ weights and the method's own state.
 A method of strength 0 changes no bit of a training.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
 import torch
 from torch import Tensor, nn
 
+from lowland.optim import Weights
 from lowland.trainers.engines import Engine, StatePiece
 from lowland.trainers.world import World
 
@@ -136,6 +137,26 @@ class Method:
     def metrics(self) -> dict[str, float]:
         """What there is to say of the last step, the same on every rank."""
         return {}
+
+
+class SeveralGradients:
+    """Of a method whose step takes several gradients of the batch and makes one of them."""
+
+    parts: int
+    """How many."""
+    part: int
+    """The one that is being taken, set by the loop."""
+
+    def combine(self, taken: Sequence[Sequence[Tensor]], weights: Weights, world: World, *, replicated: bool) -> None:
+        """Puts what is made of them in the place of the last one; collective.
+
+        Args:
+            taken: of all but the last, this rank's gradients in the order of `weights.gradients()`.
+            weights: has the last.
+            world: the ranks.
+            replicated: whether every rank has whole gradients.
+        """
+        raise NotImplementedError
 
 
 class Gather(Protocol):

@@ -9,6 +9,7 @@ from torch import Tensor
 from lowland.trainers.errors import RecipeError
 from lowland.trainers.methods.base import Method
 from lowland.trainers.methods.ceag import CEAG, AccuracyWindow
+from lowland.trainers.methods.conflict_free import ConFIG
 from lowland.trainers.methods.constraints import Constraint, Constraints, Part, batch_constraint
 from lowland.trainers.methods.demp import DemP
 from lowland.trainers.methods.etf import FixedETF
@@ -223,4 +224,5 @@ _MAKERS: dict[type[recipes.MethodSection], Callable[[Any, Setting], Method]] = {
     recipes.MagnitudePruningConfig: _pruning,
     recipes.DemPConfig: _demp,
     recipes.IGBConfig: _igb,
+    recipes.ConFIGConfig: lambda c, s: ConFIG(len(s.groups)),
 }

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from lowland.trainers.engines import Engine, StatePiece
-from lowland.trainers.methods.base import Method, Problem
+from lowland.trainers.methods.base import Method, Problem, SeveralGradients
 from lowland.trainers.methods.objective import AllRanks, Objective
 from lowland.trainers.world import World
 
@@ -34,6 +34,11 @@ class Methods:
     def names(self) -> tuple[str, ...]:
         """As the recipe has them."""
         return tuple(method.name for method in self._methods)
+
+    @property
+    def several_gradients(self) -> SeveralGradients | None:
+        """The method that makes one gradient of several; None is the common case."""
+        return next((method for method in self._methods if isinstance(method, SeveralGradients)), None)
 
     def two_passes(self, micro_batches: int) -> bool:
         """Whether numbers of the batch must be collected before gradients are taken."""

@@ -18,7 +18,7 @@ from lowland.trainers.recipe.methods.constraints import (
     NuPIConfig,
 )
 from lowland.trainers.recipe.methods.labels import LabelNoiseConfig
-from lowland.trainers.recipe.methods.losses import IGBConfig
+from lowland.trainers.recipe.methods.losses import ConFIGConfig, IGBConfig
 from lowland.trainers.recipe.methods.pruning import DemPConfig, MagnitudePruningConfig
 from lowland.trainers.recipe.methods.robustness import (
     FixedETFConfig,
@@ -35,6 +35,7 @@ __all__ = [
     "AdamAscentConfig",
     "AscentConfig",
     "CEAGConfig",
+    "ConFIGConfig",
     "ConstraintConfig",
     "ConstraintsConfig",
     "DemPConfig",
@@ -68,6 +69,7 @@ MethodConfig = Annotated[
     | CEAGConfig
     | MagnitudePruningConfig
     | DemPConfig
-    | IGBConfig,
+    | IGBConfig
+    | ConFIGConfig,
     Field(discriminator="name"),
 ]

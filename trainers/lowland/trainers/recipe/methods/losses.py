@@ -17,3 +17,12 @@ class IGBConfig(MethodSection):
     """Point from which the base losses are averaged."""
     base_end: Point = Amount(2, "epochs")
     """Point from which they are used; before it the sum of log losses is minimised."""
+
+
+class ConFIGConfig(MethodSection):
+    """The gradients of the groups' losses are combined to a direction that makes equal angles with all of them."""
+
+    needs_groups: ClassVar[bool] = True
+
+    name: Literal["conflict_free"]
+    """ConFIG: conflict-free gradients; a forward and backward pass for each group."""

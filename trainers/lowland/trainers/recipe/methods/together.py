@@ -4,6 +4,8 @@ from collections.abc import Sequence
 
 from lowland.trainers.recipe.methods.base import MethodSection
 from lowland.trainers.recipe.methods.constraints import ConstraintsConfig
+from lowland.trainers.recipe.methods.labels import LabelNoiseConfig
+from lowland.trainers.recipe.methods.losses import ConFIGConfig
 from lowland.trainers.recipe.methods.pruning import MagnitudePruningConfig
 from lowland.trainers.recipe.methods.robustness import FixedETFConfig, RationaleInvarianceConfig, WeightBalancingConfig
 from lowland.trainers.recipe.optimizers import OptimizerConfig
@@ -41,7 +43,13 @@ def require_possible(
             f"methods: with optimizer.diloco.groups: {optimizer.diloco.groups} workers have other weights and batches, "
             "and methods are of all of them: remove methods, or set groups: 1"
         )
+    if "conflict_free" in names and optimizer.sam is not None and optimizer.sam.per_rank:
+        raise ValueError(
+            "methods: conflict_free combines gradients of all workers, which optimizer.sam.per_rank: true keeps apart: "
+            "set per_rank: false, or remove it"
+        )
     _require_alone(methods)
+    _require_own_loss(methods)
     _require_rewindable(methods, optimizer)
 
 
@@ -50,6 +58,16 @@ def _require_alone(methods: Sequence[MethodSection]) -> None:
     head = next((method for method in methods if isinstance(method, _OF_THE_HEAD)), None)
     if fixed is not None and head is not None:
         raise ValueError(f"methods: {head.name} is about the classifier's weights, which fixed_etf fixes: remove one")
+
+
+def _require_own_loss(methods: Sequence[MethodSection]) -> None:
+    """Gradients of several losses are taken one by one; what others add to the loss would be in each of them."""
+    others = [one for one in methods if not isinstance(one, ConFIGConfig | LabelNoiseConfig | MagnitudePruningConfig)]
+    if others and any(isinstance(one, ConFIGConfig) for one in methods):
+        raise ValueError(
+            f"methods: conflict_free combines the losses of the groups, and {others[0].name} is about the loss too: "
+            "remove one; label_noise and magnitude_pruning go with it"
+        )
 
 
 def _require_rewindable(methods: Sequence[MethodSection], optimizer: OptimizerConfig) -> None:
