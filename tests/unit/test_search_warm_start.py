@@ -80,13 +80,14 @@ def test_related_tasks_become_beliefs():
 
 @pytest.mark.parametrize("name", [name for name in SAMPLERS if name != "cmaes"])
 def test_every_name_makes_a_sampler_of_valid_proposals(name: str):
-    space = {key: SPACE[key] for key in ("rate", "layers")}
+    finite = name == "grid"
+    space = {key: SPACE[key] for key in ("rate", "layers") if key == "layers" or not finite}
     study = optuna.create_study(sampler=make_sampler(name, space, 9, 0))
     for _ in range(3):
         study.tell(study.ask(space), 1.0)
 
 
-@pytest.mark.parametrize("name", POLICIES)
+@pytest.mark.parametrize("name", [name for name in POLICIES if name != "pbt"])
 def test_every_name_makes_a_policy(name: str):
     policy = make_policy(name, 51)
     assert policy.full == 51
