@@ -44,10 +44,10 @@ class TorchEngine:
         self._apart = WorkerGroups.of(optimizer, world)
         if world.size > 1 and (self._apart is None or self._apart.size > 1):
             process_group = self._apart.process_group if self._apart else None
+            model = DistributedDataParallel(module, process_group=process_group, gradient_as_bucket_view=True)
             # Buffers are alike on all ranks as it is, and copying them in each forward pass would cost.
-            self._model = DistributedDataParallel(
-                module, process_group=process_group, gradient_as_bucket_view=True, broadcast_buffers=False
-            )
+            model.broadcast_buffers = False
+            self._model = model
 
     def accumulate(self, inputs: Inputs, *, scale: float, last: bool) -> Tensor:
         """Forward and backward; DDP, which averages, reduces with the last micro-batch."""
