@@ -24,7 +24,7 @@ Aim = Literal["quality", "quality per cost", "pareto"]
 _CANDIDATES, _LOCAL, _ROUNDS = 1024, 256, 3
 _BELIEF = 5.0
 """Beta of piBO: after so many trials a belief weighs as much as the expected improvement."""
-_NEAR, _REPEATED = 0.01, 1e6
+_NEAR, _REPEATED = 0.003, 1e6
 """Distance in every parameter below which a point is one that was tried, and what its worth loses.
 
 It would be measured where that one was and wait beside it: more is known by going on with that one.
