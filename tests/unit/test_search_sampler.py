@@ -17,6 +17,7 @@ from lowland.platform.search.samplers.beliefs import Beliefs
 from lowland.platform.search.samplers.encoding import Encoding
 from lowland.platform.search.samplers.gaussian_process import GaussianProcess, _loss
 from lowland.platform.search.samplers.multi_fidelity import Aim
+from lowland.platform.search.samplers.observations import normalised
 from lowland.platform.search.samplers.pareto import front, front_value, scaling
 from lowland.platform.search.simulate import simulate
 from lowland.platform.search.study import Study
@@ -105,6 +106,30 @@ def test_it_finds_in_six_trainings_what_chance_does_not(workers: int):
     assert ours < 0.3 * chance
 
 
+def test_measurements_keep_their_order_and_the_good_ones_their_differences():
+    values = np.array([1.0, 1.1, 1.2, 1.5, 2.0, 1e6, math.inf])
+    found = normalised(values)
+    assert list(found) == sorted(found)
+    assert found[5] < found[6] < 2 * found[5]
+    assert found.mean() == pytest.approx(0)
+    assert found.std() == pytest.approx(1)
+    assert normalised(10 * values + 3) == pytest.approx(found)
+    assert found[1] - found[0] > (found[5] - found[4]) / 100, "though it is a ten-millionth of the other"
+    assert not normalised(np.full(3, math.inf)).any()
+
+
+def test_one_trial_in_eight_is_random():
+    space, last = {"share": FloatDistribution(0.0, 1.0)}, []
+    for seed in range(12):
+        study = optuna.create_study(sampler=MultiFidelitySampler(space, 9, startup=3, seed=seed))
+        for _ in range(9):
+            trial = study.ask(space)
+            trial.report((trial.params["share"] - 0.5) ** 2, step=9)
+            study.tell(trial, state=optuna.trial.TrialState.PRUNED)
+        last.append(study.trials[8].params["share"])
+    assert sum(abs(x - 0.5) > 0.2 for x in last) >= 4, "the model by itself would stay about the middle"
+
+
 def test_a_trial_under_way_is_not_proposed_again_and_a_paused_one_does_not_count_as_under_way():
     space = {"share": FloatDistribution(0.0, 1.0)}
     study = optuna.create_study(sampler=MultiFidelitySampler(space, 9, startup=2, seed=0))
@@ -125,8 +150,8 @@ def test_where_trainings_diverge_few_more_are_proposed():
         x = trial.params["share"]
         trial.report(math.inf if x > 0.3 else (x - 0.2) ** 2, step=9)
         study.tell(trial, state=optuna.trial.TrialState.PRUNED)
-    later = [trial.params["share"] for trial in study.trials[4:]]
-    assert sum(x > 0.3 for x in later) <= 4, "of a uniform draw it would be 8 of 12"
+    later = [trial.params["share"] for trial in study.trials[4:] if trial.number % 8]
+    assert sum(x > 0.3 for x in later) <= 4, "of a uniform draw it would be 8 of 11"
     assert min(abs(x - 0.2) for x in later) < 0.03
 
 
@@ -139,8 +164,9 @@ def test_broken_constraints_make_parameters_unusable():
         trial.report(-x, step=9)
         trial.set_constraint("memory", x - 0.6)
         study.tell(trial, state=optuna.trial.TrialState.PRUNED)
-    later = [trial.params["share"] for trial in study.trials[8:]]
-    assert sum(0.5 < x <= 0.7 for x in later) >= 5, "about the border, though far beyond it the metric is better"
+    tried = [trial.params["share"] for trial in study.trials]
+    assert sum(x > 0.7 for x in tried[9:]) <= 1, "though far beyond the border the metric is better"
+    assert max(x for x in tried if x <= 0.6) > 0.59, "up to the border"
 
 
 PRIORS = {"rate": Prior(centre=3e-3, confidence=0.6), "kind": Prior(centre="b", confidence=0.8)}
@@ -163,7 +189,7 @@ def test_trust_in_a_belief_is_what_the_trials_say_of_it():
     beliefs = Beliefs(Encoding({"rate": SPACE["rate"]}), {"rate": Prior(centre=1e-3, confidence=0.6)})
     points = np.linspace(0, 1, 9)[:, None]
     distance = np.abs(points[:, 0] - beliefs.centre[0])
-    assert beliefs.trust(points, distance) == pytest.approx(1.0)
+    assert beliefs.trust(points, distance) == pytest.approx(1 - 1 / 3), "nine values correlate by a third by chance"
     assert beliefs.trust(points, -distance) == 0.0
     assert beliefs.trust(points[:4], -distance[:4]) == 1.0, "too few to tell"
     assert 0 <= beliefs.trust(points, np.sin(40 * points[:, 0])) < 0.6

@@ -1,5 +1,6 @@
 """What users believe of good values, as a density over the unit cube (piBO, Hvarfner et al., arXiv 2204.11051)."""
 
+import math
 from collections.abc import Mapping
 
 import numpy as np
@@ -52,7 +53,10 @@ class Beliefs:
         return total
 
     def trust(self, points: Array, values: Array) -> float:
-        """How far values, lower better, bear the belief out: their rank correlation with it, 0 where it is negative.
+        """How far values, lower better, bear the belief out.
+
+        Their rank correlation with it, less the standard error that one of so many unrelated values has, and never
+        below 0: what may be chance is not believed.
 
         Args:
             points: what was tried, [n, d].
@@ -61,7 +65,7 @@ class Beliefs:
         density = self.log_density(points)
         if len(values) < _ENOUGH or np.ptp(density) == 0 or np.ptp(values) == 0:
             return 1.0
-        return max(0.0, float(spearmanr(density, -values).statistic))
+        return max(0.0, float(spearmanr(density, -values).statistic) - 1 / math.sqrt(len(values)))
 
     def sample(self, count: int, generator: np.random.Generator) -> Array:
         """Points drawn from it; uniform where nothing is believed."""

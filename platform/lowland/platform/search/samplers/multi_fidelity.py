@@ -29,6 +29,10 @@ _NEAR, _REPEATED = 0.003, 1e6
 
 It would be measured where that one was and wait beside it: more is known by going on with that one.
 """
+_BELIEVED = 4
+"""One in so many of the first trials comes from the beliefs: if they are wrong, the others have to show it."""
+_EXPLORED = 8
+"""One in so many later trials is drawn at random: some searches would circle about a place that is not the best."""
 _ATTEMPTS = 64
 """Points at the head of a ranking, and as many spread over the rest, of which one should be allowed."""
 
@@ -42,10 +46,11 @@ class MultiFidelitySampler(BaseSampler):
         log EI(x) + t (beta / n) log prior(x) + log P(usable | x) - a log cost(x)
 
     with EI the expected improvement at the full resource over the best mean of what was tried, n the trials so far,
-    beta = 5 (piBO, Hvarfner et al., arXiv 2204.11051) and t the trust in the prior: the rank correlation, if it is
-    positive, of what it says of the trials and what they are like, so that a wrong prior is soon left.  Running trials
-    count as if their segments ended where the model expects it, so that parallel proposals differ.  Trials with
-    infinite values or broken constraints are unusable.  Costs come from the trials' accounts (`observations.COSTS`).
+    beta = 5 (piBO, Hvarfner et al., arXiv 2204.11051) and t the trust in the prior: the rank correlation, beyond
+    chance, of what it says of the trials and what they are like, so that a wrong prior is soon left.  One trial in
+    eight is random.  Measurements count by the logarithm of their distance to the best.  Running trials count as if
+    their segments ended where the model expects it, so that parallel proposals differ.  Trials with infinite values or
+    broken constraints are unusable.  Costs come from the trials' accounts (`observations.COSTS`).
 
     Spaces that are mostly categorical are left to Optuna's TPE.  A proposal takes some 0.05 s at 50 measurements and
     0.5 s at 300, on one core.
@@ -53,7 +58,7 @@ class MultiFidelitySampler(BaseSampler):
     Args:
         space: the parameters.
         full: resource of a whole training.
-        startup: trials before the model is asked: quasi-random, every second one from the priors if there are any.
+        startup: trials before the model is asked: quasi-random, every fourth one from the priors if there are any.
         seed: of everything random.
         priors: beliefs about good values, by parameter.
         conditions: of parameters that count in some alternatives only, `Entry.where`.
@@ -98,6 +103,8 @@ class MultiFidelitySampler(BaseSampler):
         measured = sum(bool(t.intermediate_values) for t in trials)
         if len(trials) < self._startup or measured < 3:
             return self._initial(trial.number)
+        if trial.number % _EXPLORED == 0:
+            return self._random()
         if self._mostly_categorical:
             return self._tpe.sample_relative(study, trial, search_space)
         return self._propose(trials, observe(self._encoding, study, trials))
@@ -109,12 +116,17 @@ class MultiFidelitySampler(BaseSampler):
         return self._tpe.sample_independent(study, trial, param_name, param_distribution)
 
     def _initial(self, number: int) -> dict[str, Any]:
-        """The centre of the beliefs, then by turns quasi-random and from the beliefs; the first that is allowed."""
+        """The centre of the beliefs, then quasi-random and now and then from the beliefs; the first that is allowed."""
         point = self._initial_points[number % len(self._initial_points)]
-        if self._beliefs and number % 2 == 0:
+        if self._beliefs and number % _BELIEVED == 0:
             point = self._beliefs.sample(1, self._generator)[0] if number else self._beliefs.centre
-        spare = self._encoding.random(_ATTEMPTS, self._generator)
-        return self._encoding.decode(self._allowed_first(np.concatenate([point[None], spare]), 1)[0])
+        return self._random(point[None])
+
+    def _random(self, preferred: Array | None = None) -> dict[str, Any]:
+        """A point from anywhere that is allowed, or a preferred one."""
+        points = self._encoding.random(_ATTEMPTS, self._generator)
+        points = points if preferred is None else np.concatenate([preferred, points])
+        return self._encoding.decode(self._allowed_first(points, 1)[0])
 
     def _allowed_first(self, points: Array, count: int) -> Array:
         """The first so many points that may be tried; if there are none, those that come first."""

@@ -30,11 +30,13 @@ class Observations:
 
 
 def observe(encoding: Encoding, study: Study, trials: Sequence[FrozenTrial]) -> Observations:
-    """The measurements of usable trials, and of unusable ones as bad as the worst."""
+    """The measurements; what broke a constraint counts as no better than the best that did not."""
     sign = -1.0 if study.direction == StudyDirection.MAXIMIZE else 1.0
     rows = [(t, step, sign * t.intermediate_values[step]) for t in trials for step in places(t.intermediate_values)]
     points = encoding.encode([t.params for t, _, _ in rows])
     values = np.array([value for _, _, value in rows], float)
+    if kept := [value for t, _, value in rows if usable(t)]:
+        values = np.maximum(values, min(kept))
     return Observations(points, np.array([step for _, step, _ in rows], float), normalised(values))
 
 
@@ -52,15 +54,18 @@ def places(curve: Mapping[int, float]) -> list[int]:
 
 
 def normalised(values: Array) -> Array:
-    """About zero mean and unit variance; the worst, infinite ones too, are drawn in."""
+    """log(1 + d), d the distance to the best in units of the median one's, with zero mean and unit variance.
+
+    Bad trainings are worse by orders of magnitude than good ones differ: on a linear scale a process would see only
+    them.  Infinite values lie one beyond the worst finite one.
+    """
     finite = values[np.isfinite(values)]
     if not len(finite):
         return np.zeros_like(values)
-    low, middle = finite.min(), np.median(finite)
-    cut = middle + 2.0 * max(middle - low, 1e-12)
-    clipped = np.minimum(np.where(np.isfinite(values), values, cut), cut)
-    spread = clipped.std()
-    result: Array = (clipped - clipped.mean()) / (spread if spread > 0 else 1.0)
+    best, unit = finite.min(), max(float(np.median(finite) - finite.min()), 1e-12)
+    logs = np.log1p((np.where(np.isfinite(values), values, finite.max()) - best) / unit) + ~np.isfinite(values)
+    spread = float(logs.std())
+    result: Array = (logs - logs.mean()) / (spread if spread > 0 else 1.0)
     return result
 
 
