@@ -76,7 +76,11 @@ def test_help_imports_nothing_heavy():
     assert result.stdout.splitlines()[-1] == "[]"
 
 
-COMMANDS = [[], *([name] for name in ("train", "estimate", "show", "sample", "landscape", "ui", "schema")), ["data", "prepare"]]
+COMMANDS = [
+    [],
+    *([name] for name in ("train", "estimate", "show", "sample", "landscape", "ui", "schema")),
+    ["data", "prepare"],
+]
 
 
 @pytest.mark.parametrize("command", COMMANDS, ids=lambda command: " ".join(command) or "lowland")
