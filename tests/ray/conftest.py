@@ -10,6 +10,11 @@ from support.ray_runs import Run, recipe, run
 from lowland.platform.cluster import connect
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Puts tests that start Ray themselves first: the cluster that the others share would be in their way."""
+    items.sort(key=lambda item: "cluster" in getattr(item, "fixturenames", ()))
+
+
 @pytest.fixture(scope="session")
 def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     """One local cluster for every training of these tests; a `train` in between uses it and leaves it."""
