@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from lowland.optim import AdaTAMW, Fragment, Layout, LayoutOptimizer, Segment
+from lowland.optim import TAM, AdaTAMW, Fragment, Layout, LayoutOptimizer, Segment
 
 TURNING = ([1.0, 0.0], [0.0, 1.0], [-1.0, 0.0])
 """Gradients that turn by a right angle each step."""
@@ -19,7 +19,7 @@ def parameter(*values: float, dtype: torch.dtype = torch.float32) -> nn.Paramete
     return nn.Parameter(torch.tensor(values, dtype=dtype))
 
 
-def step(optimizer: AdaTAMW, *gradients: tuple[nn.Parameter, Any]) -> None:
+def step(optimizer: TAM | AdaTAMW, *gradients: tuple[nn.Parameter, Any]) -> None:
     for p, gradient in gradients:
         p.grad = None if gradient is None else torch.as_tensor(gradient, dtype=p.dtype).reshape(p.shape)
     optimizer.step()
@@ -35,6 +35,15 @@ def test_trajectory_worked_out_by_hand() -> None:
     state = optimizer.state[p]
     assert state["exp_avg_sq"].tolist() == pytest.approx([0.001998, 0.000999], abs=1e-7)
     assert optimizer.cosines["global"] == pytest.approx(-0.0668965, abs=1e-6)
+
+
+def test_trajectory_of_tam_worked_out_by_hand() -> None:
+    p = parameter(0.0, 0.0)
+    optimizer = TAM([p], lr=0.1)
+    for gradient, theta in zip(TURNING, [(-0.05, 0.0), (-0.095, -0.05), (-0.088845, -0.095)], strict=True):
+        step(optimizer, (p, gradient))
+        assert p.tolist() == pytest.approx(theta, abs=1e-6)
+    assert optimizer.state[p]["exp_avg"].tolist() == pytest.approx([-0.061552, 0.45], abs=1e-6)
 
 
 def test_smoothed_cosine_of_a_constant_gradient() -> None:
