@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from support.full import full
 from support.processes import Ranks
 from support.training import (
     TORCH,
@@ -70,8 +71,12 @@ def test_offloaded_optimizer(two: Ranks, stage: int, data: Path, reference: Outc
     assert_same(two(outcome, data, tmp_path, zero(stage, offload_optimizer=True))[0], reference)
 
 
-@pytest.mark.parametrize("micro_batch", [1, 4])
-@pytest.mark.parametrize("changes", [zero(0), zero(1), zero(2), zero(3), TORCH], ids=str)
+@pytest.mark.parametrize(
+    ("changes", "micro_batch"),
+    [(zero(0), 1), (zero(2), 4), (zero(3), 1), (TORCH, 4)]
+    + [full(zero(0), 4), full(zero(1), 1), full(zero(1), 4), full(zero(2), 1), full(zero(3), 4), full(TORCH, 1)],
+    ids=str,
+)
 def test_cut_into_micro_batches(
     two: Ranks, changes: dict[str, Any], micro_batch: int, data: Path, reference: Outcome, tmp_path: Path
 ) -> None:

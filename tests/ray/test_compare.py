@@ -16,6 +16,7 @@ import pytest
 from mlflow.entities import Run
 from support.corpus import prepared
 from support.docs import ROOT, commands
+from support.full import full
 from support.ray_runs import client, environment
 
 from lowland.platform.comparison.plan import read_comparison
@@ -83,15 +84,9 @@ def below(runs: list[Run], parent: str) -> list[Run]:
     return [run for run in runs if run.data.tags.get("mlflow.parentRunId") == parent]
 
 
-def test_the_page_tells_optimizers_apart_whatever_comes_between(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.chdir(tmp_path)
-    (tmp_path / "recipes").symlink_to(ROOT / "recipes")
-    prepared(tmp_path / "runs" / "data" / "stdlib", held_out=6)
-    page = [words for words in commands(PAGE, "bash") if words[2] == "recipes/stdlib-adamw.yaml"]
-    begun, resumed = page
-    assert resumed == [*begun, "--resume"]
+def disturb(tmp_path: Path, begun: list[str], resumed: list[str]) -> None:
+    """Ctrl-C while trials are tried, and kill -9 while seeds are trained."""
     folder = tmp_path / "runs" / NAME
-
     with command(tmp_path, begun) as (process, _):
         journal = folder / "adamw-tuning" / "trials.journal"
         until(lambda: journal.exists() and "intermediate" in journal.read_text(), process)
@@ -104,13 +99,27 @@ def test_the_page_tells_optimizers_apart_whatever_comes_between(tmp_path: Path, 
         until((folder / "adamw-seeds" / "trials.journal").exists, process)
         kill()
 
-    for _ in range(2):  # the second time, nothing is left to do
-        with command(tmp_path, resumed) as (process, _):
+
+@pytest.mark.parametrize("disturbed", [False, full(True)])
+def test_the_page_tells_optimizers_apart_whatever_comes_between(
+    disturbed: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "recipes").symlink_to(ROOT / "recipes")
+    prepared(tmp_path / "runs" / "data" / "stdlib", held_out=6)
+    page = [words for words in commands(PAGE, "bash") if words[2] == "recipes/stdlib-adamw.yaml"]
+    begun, resumed = page
+    assert resumed == [*begun, "--resume"]
+    if disturbed:
+        disturb(tmp_path, begun, resumed)
+    # Undisturbed it has only to begin; else the second time nothing is left to do.
+    for words in [resumed, resumed] if disturbed else [begun]:
+        with command(tmp_path, words) as (process, _):
             output = process.communicate(timeout=PATIENCE)[0]
         assert process.returncode == 0, output
         for line in ("adamw-vs-adatamw: eval/loss, lower is better, 2 seeds", "minus adamw", "p (signs)"):
             assert line in output
-    assert "trials at a time" not in output
+    assert disturbed is ("trials at a time" not in output)
 
     comparison = read_comparison(str(tmp_path / "runs"), NAME)
     assert comparison is not None
