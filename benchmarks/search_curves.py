@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
 
-from lowland.platform.search.study import Direction
+from lowland.platform.search.objectives import Direction
 
 Row = npt.NDArray[np.float64]
 OUTPUTS = ("time", "val_accuracy", "val_cross_entropy", "val_balanced_accuracy")

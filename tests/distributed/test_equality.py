@@ -73,8 +73,18 @@ def test_offloaded_optimizer(two: Ranks, stage: int, data: Path, reference: Outc
 
 @pytest.mark.parametrize(
     ("changes", "micro_batch"),
-    [(zero(0), 1), (zero(2), 4), (zero(3), 1), (TORCH, 4)]
-    + [full(zero(0), 4), full(zero(1), 1), full(zero(1), 4), full(zero(2), 1), full(zero(3), 4), full(TORCH, 1)],
+    [
+        (zero(0), 1),
+        (zero(2), 4),
+        (zero(3), 1),
+        (TORCH, 4),
+        full(zero(0), 4),
+        full(zero(1), 1),
+        full(zero(1), 4),
+        full(zero(2), 1),
+        full(zero(3), 4),
+        full(TORCH, 1),
+    ],
     ids=str,
 )
 def test_cut_into_micro_batches(

@@ -14,8 +14,16 @@ pytestmark = pytest.mark.processes
 
 @pytest.mark.parametrize(
     ("dtype", "stage"),
-    [("float32", 2), ("float32", 3), ("bfloat16", 1), ("bfloat16", 3)]
-    + [full("float32", 0), full("float32", 1), full("bfloat16", 0), full("bfloat16", 2)],
+    [
+        ("float32", 2),
+        ("float32", 3),
+        ("bfloat16", 1),
+        ("bfloat16", 3),
+        full("float32", 0),
+        full("float32", 1),
+        full("bfloat16", 0),
+        full("bfloat16", 2),
+    ],
 )
 def test_exported_weights_are_the_trained_ones(two: Ranks, stage: int, dtype: str, data: Path, tmp_path: Path) -> None:
     found = two(export, data, tmp_path, zero(stage), dtype)[0]

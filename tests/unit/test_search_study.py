@@ -12,9 +12,10 @@ from optuna.storages import BaseStorage, InMemoryStorage, JournalStorage
 from optuna.storages.journal import JournalFileBackend
 from optuna.trial import TrialState
 
+from lowland.platform.search.objectives import Direction
 from lowland.platform.search.policies import Fixed, Policy, Promotion, Stopping
 from lowland.platform.search.simulate import simulate
-from lowland.platform.search.study import Direction, Study
+from lowland.platform.search.study import Study
 from lowland.trainers.errors import UserError
 
 SPACE = {"x": FloatDistribution(-1.0, 1.0), "y": FloatDistribution(1e-4, 1.0, log=True)}

@@ -22,7 +22,7 @@ from lowland.platform.search.stored import BEFORE, MEASURED, NOTE, REASON, broke
 from lowland.platform.search.trials import ORIGIN, PAUSED, SOURCE, TARGET, Earlier, Fork, Segment, TrialView
 from lowland.trainers.errors import UserError
 
-__all__ = ["Direction", "Study"]
+__all__ = ["Study"]
 
 _SPACE, _FOLDER = "lowland:space", "lowland:folder"
 
