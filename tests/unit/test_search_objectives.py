@@ -249,12 +249,12 @@ def test_what_breaks_a_constraint_is_stopped_told_and_never_the_best(sampler: st
 
 
 def test_proposals_keep_away_from_where_constraints_break(tmp_path: Path):
-    """Of the last fifteen proposals few break the constraint, though the metric is better there."""
+    """Of the last fifteen proposals, the random ones aside, few break it, though the metric is better there."""
     found = search(beginning(tmp_path, constraints=["memory <= 20"], trials=30))
-    late = found.trials[15:]
+    late = [trial for trial in found.trials[15:] if trial.number % 8]
     assert sum(math.log10(t.parameters[LR]) + 5 > 2.1 for t in late) <= 3
     free = random.Random(0)
-    drawn = [free.uniform(0, 4) for _ in range(15)]
+    drawn = [free.uniform(0, 4) for _ in late]
     assert sum(place > 2.1 for place in drawn) > 3, "which chance does not do"
 
 
