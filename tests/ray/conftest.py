@@ -11,8 +11,9 @@ from lowland.platform.cluster import connect
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Puts tests that start Ray themselves first: the cluster that the others share would be in their way."""
-    items.sort(key=lambda item: "cluster" in getattr(item, "fixturenames", ()))
+    """Puts files that only start Ray themselves first: the cluster that the others share would be in their way."""
+    sharing = {item.path for item in items if "cluster" in getattr(item, "fixturenames", ())}
+    items.sort(key=lambda item: item.path in sharing)
 
 
 @pytest.fixture(scope="session")
