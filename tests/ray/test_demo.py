@@ -58,6 +58,7 @@ def test_the_demo(checkout: Path):
     assert len(runs) == 2
 
 
+@pytest.mark.full
 def test_the_quickstart(checkout: Path):
     """In the checkout where the demo has run: what it prepared with the very same command is not prepared again."""
     done, prepared = (ROOT / "scripts" / "demo").read_text(), checkout / "runs" / "data" / "stdlib" / "manifest.json"

@@ -45,6 +45,7 @@ sys.exit(f"cannot be imported alone: {failed}" if failed else 0)
 """
 
 
+@pytest.mark.full  # two minutes
 def test_every_module_imports_alone():
     result = subprocess.run([sys.executable, "-c", IMPORT_EACH_ALONE, *SOURCES], capture_output=True, text=True)
     assert result.returncode == 0, result.stderr

@@ -4,7 +4,6 @@ import json
 from pathlib import Path
 
 import pytest
-from support.full import full
 from typer.testing import CliRunner
 
 from lowland.platform.cli import app
@@ -74,8 +73,9 @@ def test_adamw_passes(runner: CliRunner) -> None:
     assert found["file digest of the source of the class"] == source_digest(Target("torch.optim:AdamW"))
 
 
+@pytest.mark.full
 @pytest.mark.processes
-@pytest.mark.parametrize(("name", "lr"), [("LARS", "2e-2"), full("NaiveMuon", "2e-2")])
+@pytest.mark.parametrize(("name", "lr"), [("LARS", "2e-2"), ("NaiveMuon", "2e-2")])
 def test_per_tensor_optimizers_fail_under_zero_and_pass_through_whole(runner: CliRunner, name: str, lr: str) -> None:
     target = f"mine_optcheck:{name}"
     naive = runner.invoke(app, ["optcheck", target, "--lr", lr, "--out", "naive.json"])
