@@ -105,6 +105,19 @@ def test_a_command_that_resumes_must_mean_the_same_search(setting: Setting, tmp_
         refuse_another(held, setting.recipe, metric=["eval/top1"], direction="maximize", policy="none")
     with pytest.raises(UserError, match="seed: 0 -> 7"):
         refuse_another(held, setting.recipe.model_copy(update={"seed": 7}))
+    held = held.with_(constraints=("memory <= 20",), database="postgresql://me:secret@host/name", price="2usd")
+    said = {"constraints": ["memory <= 20"], "database": "postgresql://me@host/name", "price": "2usd", "seed": 0}
+    refuse_another(held, setting.recipe, **{**said, "database": held.database})
+    for name, value, message in (
+        ("constraints", ["memory <= 30"], "constraints: memory <= 20 -> memory <= 30"),
+        ("price", "3usd", "price: 2usd -> 3usd"),
+        ("seed", 3, "seed: 0 -> 3"),
+        ("database", "sqlite:////elsewhere.db", r"database: postgresql://(?!.*secret).* -> sqlite:////elsewhere.db"),
+        ("warm_start", ["early"], "--warm-start counts when a search begins"),
+        ("known_lr", "1e-3@width=8", "--known-lr counts"),
+    ):
+        with pytest.raises(UserError, match=message):
+            refuse_another(held, setting.recipe, **{name: value})
 
 
 def test_a_damaged_study_is_told_and_the_others_are_listed(setting: Setting, tmp_path: Path):

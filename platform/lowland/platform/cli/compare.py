@@ -5,7 +5,9 @@ from typing import Annotated
 
 import typer
 
-from lowland.platform.cli.arguments import Overrides
+from lowland.platform.cli.arguments import Address, Budget, Overrides, Parallel, option
+
+_COMPARISON, _TUNING = "Comparison", "Search"
 
 
 def command(
@@ -17,74 +19,45 @@ def command(
     ],
     optimizers: Annotated[
         str | None,
-        typer.Option(
+        option(
+            "Compare optimizers on one recipe, each over its own search space.",
+            _COMPARISON,
             metavar="adamw,adatamw,adamw+sam",
-            help="Compare optimizers on one recipe, each over its own search space.",
-            rich_help_panel="Comparison",
-            show_default=False,
         ),
     ] = None,
     space: Annotated[
         list[str] | None,
-        typer.Option(
+        option(
+            "Search space, of all or of one arm: one that comes with lowland, a YAML file, or auto. Repeatable.",
+            _COMPARISON,
             metavar="SPACE|ARM=SPACE",
-            help="Search space, of all or of one arm: one that comes with lowland, a YAML file, or auto. Repeatable.",
-            rich_help_panel="Comparison",
-            show_default="auto",
+            shown="auto",
         ),
     ] = None,
     trials: Annotated[
         int | None,
-        typer.Option(min=1, help="Trials of each arm at most.", rich_help_panel="Comparison", show_default=False),
+        typer.Option(min=1, help="Trials of each arm at most.", rich_help_panel=_COMPARISON, show_default=False),
     ] = None,
-    budget: Annotated[
-        str | None,
-        typer.Option(
-            metavar="10gpu-hours",
-            help="What each arm's tuning may spend: gpu-hours, cpu-hours, epochs, seconds, tokens or trainings.",
-            rich_help_panel="Comparison",
-            show_default=False,
-        ),
-    ] = None,
+    budget: Budget = None,
     seeds: Annotated[
-        int, typer.Option(min=2, help="Trainings of each winner, each with another seed.", rich_help_panel="Comparison")
+        int, typer.Option(min=2, help="Trainings of each winner, each with another seed.", rich_help_panel=_COMPARISON)
     ] = 5,
-    metric: Annotated[str, typer.Option(help="What is compared.", rich_help_panel="Comparison")] = "eval/loss",
+    metric: Annotated[str, option("What is compared.", _COMPARISON, shown=True)] = "eval/loss",
     direction: Annotated[
-        str, typer.Option(metavar="minimize|maximize", help="Where it is to go.", rich_help_panel="Comparison")
+        str, option("Where it is to go.", _COMPARISON, metavar="minimize|maximize", shown=True)
     ] = "minimize",
-    sampler: Annotated[
-        str, typer.Option(help="Proposes parameters; see lowland tune.", rich_help_panel="Tuning")
-    ] = "multi-fidelity",
-    policy: Annotated[
-        str, typer.Option(help="How far trials are trained; see lowland tune.", rich_help_panel="Tuning")
-    ] = "promotion",
-    seed: Annotated[int, typer.Option(help="Of the samplers.", rich_help_panel="Tuning")] = 0,
+    sampler: Annotated[str, option("Proposes parameters; see lowland tune.", _TUNING, shown=True)] = "multi-fidelity",
+    policy: Annotated[str, option("How far trials are trained; see lowland tune.", _TUNING, shown=True)] = "promotion",
+    seed: Annotated[int, option("Of the samplers.", _TUNING, shown=True)] = 0,
     overrides: Overrides = None,
     name: Annotated[
-        str | None,
-        typer.Option(
-            help="Name of the comparison and of its folder, instead of the arms' names.",
-            rich_help_panel="Run",
-            show_default=False,
-        ),
+        str | None, option("Name of the comparison and of its folder, instead of the arms' names.", "Run")
     ] = None,
-    parallel: Annotated[
-        str, typer.Option(metavar="auto|N", help="Trainings at a time; auto fills the cluster.", rich_help_panel="Run")
-    ] = "auto",
+    parallel: Parallel = "auto",
     resume: Annotated[
-        bool,
-        typer.Option("--resume", help="Go on with this comparison; nothing is trained twice.", rich_help_panel="Run"),
+        bool, option("Go on with this comparison; nothing is trained twice.", "Run", flag="--resume")
     ] = False,
-    address: Annotated[
-        str | None,
-        typer.Option(
-            metavar="HOST:PORT",
-            help="Ray cluster to join; without it the one of RAY_ADDRESS, else one on this machine.",
-            rich_help_panel="Run",
-            show_default=False,
-        ),
-    ] = None,
+    address: Address = None,
 ) -> None:
     """Compare recipes or optimizers at an equal tuning budget, over seeds.
 

@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from lowland.platform.cli.arguments import Overrides, RecipeFile
+from lowland.platform.cli.arguments import Address, Overrides, RecipeFile
 
 
 def command(
@@ -24,15 +24,7 @@ def command(
             rich_help_panel="Run",
         ),
     ] = "never",
-    address: Annotated[
-        str | None,
-        typer.Option(
-            metavar="HOST:PORT",
-            help="Ray cluster to join; without it the one of RAY_ADDRESS, else one on this machine.",
-            rich_help_panel="Run",
-            show_default=False,
-        ),
-    ] = None,
+    address: Address = None,
 ) -> None:
     """Train what a recipe describes.
 

@@ -1,16 +1,23 @@
 """Whether what a command asks for is the search that it wants to go on with."""
 
 from collections.abc import Sequence
+from typing import Any
 
 from lowland.platform.recipe import Recipe
 from lowland.platform.recipe.dump import flatten
 from lowland.platform.resume import FREE_ON_RESUME, differences
 from lowland.platform.runs import as_text
 from lowland.platform.search.setting import Setting
+from lowland.platform.search.storage import database_of
+from lowland.platform.urls import redact
 from lowland.trainers.errors import UserError
 
 _MOST = 6
 """Differences that are shown."""
+
+
+_AT_THE_BEGINNING = {"warm_start": "--warm-start", "related": "--related", "known_lr": "--known-lr"}
+"""What only a new search can take."""
 
 
 def refuse_another(
@@ -19,39 +26,46 @@ def refuse_another(
     *,
     spaces: Sequence[str] | None = None,
     metric: Sequence[str] | None = None,
-    direction: str | None = None,
-    sampler: str | None = None,
-    policy: str | None = None,
+    **given: Any,
 ) -> None:
-    """Checks what a command that resumes says besides; None is not said.
+    """Checks what a command that resumes says besides; what is not said is not given.
 
     Args:
         setting: of the search that is to go on.
         recipe: the command's.
         spaces: names or files.
         metric: what is compared.
-        direction: of a single metric.
-        sampler: see `lowland.platform.search.choices`.
-        policy: the same.
+        given: other arguments of `lowland.platform.search.start.begin`.
 
     Raises:
         UserError: it is another search; the message shows both.
     """
+    if late := [name for key, name in _AT_THE_BEGINNING.items() if key in given]:
+        raise UserError(f"{late[0]} counts when a search begins, and {setting.name!r} has begun; leave it out")
     changed = differences(as_text(flatten(setting.recipe)), as_text(flatten(recipe)))
     found = [text for path, text in changed.items() if path.split(".", 1)[0] not in FREE_ON_RESUME]
     found += _space(setting, recipe, spaces) if spaces else []
-    given = {"direction": direction, "sampler": sampler, "policy": policy}
+    asked = {name: _as_held(name, value) for name, value in given.items()}
+    held = {name: _as_held(name, getattr(setting, name)) for name in given}
     if metric:
-        given["metric"] = ", ".join(text.partition(":")[0] for text in metric)
-    held = {name: getattr(setting, name) for name in given}
-    held["metric"] = ", ".join([setting.metric, *(other.metric for other in setting.others)])
-    found += [f"{name}: {held[name]} -> {text}" for name, text in given.items() if text and text != held[name]]
+        asked["metric"] = ", ".join(text.partition(":")[0] for text in metric)
+        held["metric"] = ", ".join([setting.metric, *(other.metric for other in setting.others)])
+    found += [f"{name}: {held[name]} -> {text}" for name, text in asked.items() if text != held[name]]
     if found:
         more = f"; and {len(found) - _MOST} more" if len(found) > _MOST else ""
         raise UserError(
             f"study {setting.name!r} is another search ({'; '.join(found[:_MOST])}{more}); leave out what differs to "
             "go on with it, or begin one with another --name"
         )
+
+
+def _as_held(name: str, value: Any) -> str:
+    """As a text that two equal values share and that holds no password."""
+    if value is None:
+        return "none"
+    if name == "database":
+        return redact(database_of(value))
+    return ", ".join(value) or "none" if isinstance(value, list | tuple) else str(value)
 
 
 def _space(setting: Setting, recipe: Recipe, spaces: Sequence[str]) -> list[str]:
