@@ -10,11 +10,9 @@ import pyarrow.parquet as pq
 import torch
 from PIL import Image
 from sklearn.datasets import load_digits
-from support.training import Outcome, Recorder, states
+from support.training import Outcome, states, train
 
-from lowland.trainers.fit import Places, fit
 from lowland.trainers.recipe import ImageClassificationConfig
-from lowland.trainers.world import World
 
 CLASSES = 3
 
@@ -65,15 +63,7 @@ def train_images(
     config: ImageClassificationConfig, folder: Path, *, stop_after: int | None = None, export: bool = False
 ) -> Outcome:
     """One training in the current process group, or alone."""
-    recorder = Recorder(stop_after)
-    result = fit(
-        config,
-        world=World.current(torch.device("cpu")),
-        monitor=recorder,
-        places=Places(str(folder / "checkpoints"), folder / "model" if export else None),
-        card=lambda metrics: "card",
-        metadata={},
-    )
+    result, recorder = train(config, folder, stop_after=stop_after, export=export)
     return Outcome(recorder.values, recorder.events, result)
 
 

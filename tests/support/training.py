@@ -17,7 +17,7 @@ from lowland.trainers.errors import LowlandError
 from lowland.trainers.fit import FitResult, Places, fit
 from lowland.trainers.models import CausalLMLoss
 from lowland.trainers.monitor import Progress
-from lowland.trainers.recipe import CausalLMConfig
+from lowland.trainers.recipe import CausalLMConfig, TrainConfig
 from lowland.trainers.tasks import build_task
 from lowland.trainers.world import World
 
@@ -99,7 +99,7 @@ class Recorder:
 
 
 def train(
-    recipe: CausalLMConfig,
+    recipe: TrainConfig,
     folder: Path,
     *,
     stop_after: int | None = None,

@@ -1,5 +1,6 @@
 """What `lowland estimate` prints."""
 
+from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
 from rich.console import Console
@@ -9,6 +10,7 @@ from lowland.platform.recipe import ImageClassificationRecipe, Recipe
 
 if TYPE_CHECKING:
     from lowland.trainers.estimate import Estimate
+    from lowland.trainers.estimate.images import ImageEstimate
 
 _PARTS = {
     "weights": "weights",
@@ -87,9 +89,7 @@ def _memory_table(numbers: "Estimate", recipe: Recipe) -> Table:
     title = f"GiB per worker, {numbers.workers} workers, activations {way[numbers.checkpointing]}"
     table = Table("", title=title, title_justify="left")
     stages = sorted(numbers.stages)
-    for stage in stages:
-        label = "torch (DDP)" if recipe.sharding.engine == "torch" else f"ZeRO-{stage}"
-        table.add_column(f"[bold]{label} *" if stage == numbers.stage else label, justify="right")
+    add_stages(table, stages, numbers.stage, recipe)
     memories = [numbers.stages[stage][numbers.checkpointing] for stage in stages]
     on_gpus = recipe.scaling.gpus_per_worker > 0
     parts = _PARTS if on_gpus else {part: text for part, text in _PARTS.items() if part != "context"}
@@ -121,12 +121,24 @@ def _work_table(numbers: "Estimate", device: str | None) -> Table:
     table.add_row("one checkpoint", f"{gib(numbers.checkpoint_bytes)} GiB")
     table.add_row("FLOPs per token, 6 N", f"{numbers.flops_per_token:.3g}")
     table.add_row("  and attention, 12 L h T", f"{numbers.attention_flops_per_token:.3g}")
+    add_time(table, numbers, device)
+    return table
+
+
+def add_stages(table: Table, stages: Iterable[int], own: int, recipe: Recipe) -> None:
+    """A column for each ZeRO stage; the recipe's own is marked."""
+    for stage in stages:
+        label = "torch (DDP)" if recipe.sharding.engine == "torch" else f"ZeRO-{stage}"
+        table.add_column(f"[bold]{label} *" if stage == own else label, justify="right")
+
+
+def add_time(table: Table, numbers: "Estimate | ImageEstimate", device: str | None) -> None:
+    """Rows for all FLOPs of the run and the time that they take."""
     table.add_row("FLOPs", f"{numbers.flops:.3g}")
     if numbers.seconds is None:
         table.add_row("time", "unknown: set scaling.accelerator_type")
     else:
         table.add_row(f"time at {numbers.mfu:.0%} MFU on {numbers.workers} x {device}", duration(numbers.seconds))
-    return table
 
 
 def gib(count: int) -> str:

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 from rich.console import Console
 from rich.table import Table
 
-from lowland.platform.estimate import duration, gib
+from lowland.platform.estimate import add_stages, add_time, gib
 from lowland.platform.recipe import ImageClassificationRecipe
 
 if TYPE_CHECKING:
@@ -38,9 +38,7 @@ def print_image_estimate(
 
 def _memory(numbers: "ImageEstimate", recipe: ImageClassificationRecipe) -> Table:
     table = Table("", title=f"GiB per worker, {numbers.workers} workers", title_justify="left")
-    for stage in numbers.stages:
-        label = "torch (DDP)" if recipe.sharding.engine == "torch" else f"ZeRO-{stage}"
-        table.add_column(f"[bold]{label} *" if stage == numbers.stage else label, justify="right")
+    add_stages(table, numbers.stages, numbers.stage, recipe)
     memories = list(numbers.stages.values())
     for part in _PARTS:
         if part != "context" or recipe.scaling.gpus_per_worker:
@@ -63,9 +61,5 @@ def _work(numbers: "ImageEstimate", device: str | None) -> Table:
     table.add_row("steps", f"{numbers.steps:,}")
     table.add_row("one checkpoint", f"{gib(numbers.checkpoint_bytes)} GiB")
     table.add_row("FLOPs per image, forward", f"{numbers.forward_flops:.3g}")
-    table.add_row("FLOPs", f"{numbers.flops:.3g}")
-    if numbers.seconds is None:
-        table.add_row("time", "unknown: set scaling.accelerator_type")
-    else:
-        table.add_row(f"time at {numbers.mfu:.0%} MFU on {numbers.workers} x {device}", duration(numbers.seconds))
+    add_time(table, numbers, device)
     return table
