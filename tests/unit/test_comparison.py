@@ -414,6 +414,32 @@ def test_a_grid_proposes_each_combination_once_and_a_failed_one_again():
         make_sampler("grid", {"lr": FloatDistribution(0.1, 1.0)}, TICKS)
 
 
+def asked(space: Mapping[str, Any], times: int, **given: Any) -> list[tuple[Any, ...]]:
+    optuna.logging.set_verbosity(optuna.logging.ERROR)
+    study = optuna.create_study(sampler=make_sampler("grid", space, TICKS, **given))
+    return [tuple(study.ask(space).params.values()) for _ in range(times)]
+
+
+def test_a_grid_tries_what_does_not_count_only_once():
+    space = {"br": CategoricalDistribution(["a", "b"]), "a/x": IntDistribution(1, 3)}
+    wanted = [("a", 1), ("a", 2), ("a", 3), ("b", 1)]
+    assert asked(space, 5, conditions={"a/x": (("br", "a"),)}) == [*wanted, wanted[0]]
+
+
+def test_a_grid_stays_within_the_range():
+    space = {"x": FloatDistribution(0.0, 0.3, step=0.1)}
+    values = [value for (value,) in asked(space, 4)]
+    assert values == pytest.approx([0.0, 0.1, 0.2, 0.3])
+    assert all(map(space["x"]._contains, values))
+
+
+def test_a_grid_has_only_what_is_allowed():
+    space = {"x": IntDistribution(1, 100)}
+    assert asked(space, 3, allowed=lambda p: p["x"] > 97) == [(98,), (99,), (100,)]
+    with pytest.raises(UserError, match="grid: none of 100 combinations keeps the constraints"):
+        asked(space, 1, allowed=lambda p: False)
+
+
 def test_the_command_passes_on_what_it_is_given(recipe: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     calls = list[tuple[Comparison, str | None]]()
 

@@ -84,7 +84,7 @@ def make_sampler(
         case "nsga2":
             return optuna.samplers.NSGAIISampler(seed=seed)
         case "grid":
-            return GridSampler(space)
+            return GridSampler(space, conditions=conditions, allowed=allowed)
         case _:
             raise UserError(f"--sampler {name}: there are {', '.join(SAMPLERS)}; your own is named package.module:Name")
 
