@@ -276,6 +276,19 @@ def test_what_was_tried_is_not_proposed_again():
     assert apart.min() > 1e-3
 
 
+def test_where_nothing_could_be_measured_it_is_tried_again():
+    space = {"x": IntDistribution(0, 3)}
+    study = optuna.create_study(sampler=MultiFidelitySampler(space, 9, startup=3, seed=0))
+    for x in range(4):
+        study.enqueue_trial({"x": x})
+        trial = study.ask(space)
+        if x == 3:
+            study.tell(trial, state=optuna.trial.TrialState.FAIL)
+        else:
+            trial.report(x, 9)
+    assert study.ask(space).params["x"] == 3, "the others are better, and tried"
+
+
 def test_where_all_was_tried_it_is_proposed_again():
     space = {"kind": IntDistribution(0, 2), "other": IntDistribution(0, 1)}
     study = Study(InMemoryStorage(), "a", space, "minimize", MultiFidelitySampler(space, 9, seed=0))

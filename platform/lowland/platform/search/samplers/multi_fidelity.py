@@ -7,7 +7,7 @@ import numpy as np
 from optuna.distributions import BaseDistribution, CategoricalDistribution
 from optuna.samplers import BaseSampler, TPESampler
 from optuna.study import Study
-from optuna.trial import FrozenTrial
+from optuna.trial import FrozenTrial, TrialState
 from scipy.stats import qmc
 
 from lowland.platform.search.samplers.acquisition import Cost, Feasibility, log_improvement
@@ -148,9 +148,12 @@ class MultiFidelitySampler(BaseSampler):
         tried = self._encoding.encode([t.params for t in trials])
         means = process.predict(self._at_full(tried))[0]
         value = self._worth(trials, tried, means, process)
+        held = tried[[t.state != TrialState.FAIL for t in trials]]  # where a worker died nothing can go on
 
         def worth(points: Array) -> Array:
-            near: Array = np.abs(points[:, None] - tried[None]).max(2).min(1) < _NEAR
+            if not len(held):
+                return value(points)
+            near: Array = np.abs(points[:, None] - held[None]).max(2).min(1) < _NEAR
             return value(points) - _REPEATED * near
 
         return self._encoding.decode(self._maximise(worth, tried[np.argsort(means)[:4]]))
