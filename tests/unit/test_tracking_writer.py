@@ -148,6 +148,26 @@ def test_files_that_the_store_did_not_take_stay_in_the_run_folder_and_are_delive
     assert not FileSpool(folder).load()
 
 
+@pytest.mark.parametrize("earlier", [True, False], ids=["of an earlier attempt", "its own"])
+def test_a_delivered_file_leaves_no_older_copy_that_would_replace_it(folder, fake, monkeypatch, earlier):
+    sent = []
+    monkeypatch.setattr(StoreConnection, "send_file", lambda self, *file: sent.append(file), raising=False)
+    fake.away = True
+    writer = make(folder)
+    writer.file("a.txt", b"old")
+    assert writer.close(0.5) == 1
+    assert FileSpool(folder).load() == [("a.txt", b"old")]
+    fake.away = False
+    if earlier:
+        writer = make(folder)
+        writer.file("a.txt", b"new")
+        assert writer.close() == 0
+    else:
+        assert writer._flush()
+    assert deliver_spools(folder, "unused", "unused") == 0
+    assert sent == [("a.txt", b"new" if earlier else b"old")]
+
+
 def test_a_resumed_run_repeats_steps_without_repeating_points(store, run_id, folder):
     first = MetricWriter(store, run_id, folder, "rank0")
     for step in range(10):

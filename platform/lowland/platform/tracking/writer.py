@@ -5,6 +5,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Mapping
+from contextlib import suppress
 from itertools import islice
 
 from lowland.platform.runs import RunFolder
@@ -116,8 +117,7 @@ class MetricWriter:
                 self._send_batch(self._delivery)
             self._clear_spool()
             while self._files:  # this thread alone removes
-                self._delivery.send_file(*self._files[0])
-                self._files.popleft()
+                self._send_first_file(self._delivery)
         except Exception as error:
             self._delivery = None
             if not self._away:  # once per outage, not once per attempt
@@ -136,6 +136,15 @@ class MetricWriter:
         with self._lock:
             for _ in batch:
                 self._pending.popleft()
+
+    def _send_first_file(self, delivery: Delivery) -> None:
+        name, content = self._files[0]
+        delivery.send_file(name, content)
+        with self._lock:  # `persist` would save again what is delivered
+            if name not in [other for other, _ in list(self._files)[1:]]:
+                with suppress(FileNotFoundError):  # also what an earlier attempt left: it is older
+                    self._file_spool.clear(name)
+            self._files.popleft()
 
     def _gather(self) -> None:
         """Moves the queue to the pending points, behind those that an earlier process left; under the lock."""
