@@ -187,6 +187,23 @@ def test_folders_are_classes_and_other_files_are_passed_over(tmp_path):
         open_images(data(train, held_out_path=str(folders(tmp_path / "other", bird=1, cat=1))))
 
 
+@pytest.mark.parametrize(
+    ("labels", "held_out", "expected"),
+    [
+        (["cat", "dog", "fox"] * 4, ["dog", "fox"], [1, 2]),
+        (list(range(12)), [str(i) for i in range(12)], [0, 1, 10, 11, 2, 3, 4, 5, 6, 7, 8, 9]),
+    ],
+    ids=["names", "numbers"],
+)
+def test_held_out_folders_are_classes_of_parquet_files_by_name(tmp_path, labels, held_out, expected):
+    path = write_parquet(tmp_path / "a.parquet", GOOD, labels)
+    found = open_images(data(path, held_out_path=str(folders(tmp_path / "test", **dict.fromkeys(held_out, 1)))))
+    assert found.held_out.labels.tolist() == expected
+    other = folders(tmp_path / "other", bird=1, **{held_out[0]: 1})
+    with pytest.raises(DataError, match=r"other: classes that .*a.parquet does not have: bird"):
+        open_images(data(path, held_out_path=str(other)))
+
+
 def test_names_and_groups_are_numbered_over_both_sets(tmp_path):
     names = ["ant", "bee", "cow"]
     labels = [names[i % 3] for i in range(12)]

@@ -79,10 +79,7 @@ def open_images(config: ImageDataConfig, *, larger_originals: bool = False) -> I
     rows = read_rows(config.path, columns)
     other = read_rows(config.held_out_path, columns) if config.held_out_path is not None else None
     classes = class_names(rows.labels, rows.names, config.classes, config.path)
-    if other is not None and rows.names and other.names and set(other.names) - set(rows.names):
-        missing = ", ".join(sorted(set(other.names) - set(rows.names)))
-        raise DataError(f"{config.held_out_path}: classes that {config.path} does not have: {missing}")
-    other = _by_name(other, rows)
+    other = _by_name(other, classes, config) if other is not None else None
     groups = _groups(config, rows, other)
     pool = ThreadPoolExecutor(config.threads or torch.get_num_threads(), thread_name_prefix="lowland-decode")
     main = Collection(config.path, rows, classes, groups, config, pool)
@@ -107,11 +104,15 @@ def open_images(config: ImageDataConfig, *, larger_originals: bool = False) -> I
     return ImageData(train, held_out, classes, groups, size, mean, std, findings, empty)
 
 
-def _by_name(other: Rows | None, rows: Rows) -> Rows | None:
+def _by_name(other: Rows, classes: Names, config: ImageDataConfig) -> Rows:
     """Held-out rows whose labels are numbers of other named classes, with the names instead."""
-    if other is None or other.names is None or rows.names is None or other.names == rows.names:
+    if other.names is None or other.names == classes.names:
         return other
     names = other.names
+    if missing := ", ".join(sorted(set(names) - set(classes.names))):
+        raise DataError(
+            f"{config.held_out_path}: classes that {config.path} does not have: {missing}; name the classes alike"
+        )
     labels = [names[v] if isinstance(v, int) and 0 <= v < len(names) else v for v in other.labels]
     return Rows(labels, other.groups, other.images, other.names)
 
