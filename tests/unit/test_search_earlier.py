@@ -223,19 +223,19 @@ def store(tmp_path_factory):
 def test_runs_of_mlflow_are_trials(store):
     folder, runs = store
     setting = start(folder, "new", warm_start=["mlflow:lowland"])
-    assert [(e.source, e.curve) for e in setting.earlier] == [
-        ("MLflow experiment lowland, run first", {26: 2.0, 51: 1.5}),
-        ("MLflow experiment lowland, run search-0", {3: 4.0}),
-    ]
+    first, long, unmeasured = (runs[name].run_id for name in ("first", "long", "unmeasured"))
+    assert [e.curve for e in setting.earlier] == [{26: 2.0, 51: 1.5}, {3: 4.0}]
+    source, below = (e.source for e in setting.earlier)
+    assert source == f"MLflow experiment lowland, run first ({first[:8]})", "names repeat"
+    assert below.startswith("MLflow experiment lowland, run search-0 (")
     assert setting.earlier[0].parameters == {RATE: 3e-3, "1 - optimizer.betas.1": pytest.approx(0.05)}
     assert setting.warm_start == (
-        "used of MLflow experiment lowland: run first, run search-0",
-        "skipped of MLflow experiment lowland, length is 300 steps there and 100 steps here: run long",
-        "skipped of MLflow experiment lowland, eval/loss was not measured: run unmeasured",
+        f"used of MLflow experiment lowland: run first ({first[:8]}), {below.partition(', ')[2]}",
+        f"skipped of MLflow experiment lowland, length is 300 steps there and 100 steps here: run long ({long[:8]})",
+        f"skipped of MLflow experiment lowland, eval/loss was not measured: run unmeasured ({unmeasured[:8]})",
     )
-    first = runs["first"].run_id
     assert [e.source for e in start(folder, "new", warm_start=[f"mlflow:{first}"]).earlier] == [
-        f"MLflow run {first}, run first"
+        f"MLflow run {first}, run first ({first[:8]})"
     ]
     trials = start(folder, "new", warm_start=[f"mlflow:{runs['search'].run_id}"])
     assert [e.parameters[RATE] for e in trials.earlier] == [5e-3]
@@ -305,3 +305,14 @@ def test_what_has_no_checkpoints_and_one_metric_is_no_trial_of_such_searches(tmp
     ):
         with pytest.raises(UserError, match="they can be no trials"):
             start(tmp_path, "new", warm_start=["old"], **given)
+
+
+def test_two_studies_of_one_name_are_two_sources(tmp_path):
+    folders = [tmp_path / "one", tmp_path / "two"]
+    for folder, seed in zip(folders, (3, 4), strict=True):
+        folder.mkdir()
+        setting = start(folder, "same").with_(seed=seed)
+        setting.write()
+        simulate(open_study(setting), Promotion(TICKS), Valley(), workers=1, budget=TICKS)
+    setting = start(tmp_path, "new", warm_start=[str(folder / "runs" / "same") for folder in folders])
+    assert len(open_study(setting).trials()) == len(setting.earlier) > 2

@@ -100,9 +100,16 @@ def test_a_command_that_resumes_must_mean_the_same_search(setting: Setting, tmp_
     with pytest.raises(UserError, match=r"optimizer.lr: FloatDistribution\(high=0.1.* -> FloatDistribution\(high=0.2"):
         refuse_another(held, setting.recipe, spaces=[str(other)])
     with pytest.raises(
-        UserError, match="direction: minimize -> maximize; policy: promotion -> none; metric: eval/loss"
+        UserError,
+        match="direction: minimize -> maximize; policy: promotion -> none; "
+        "metric: eval/loss:minimize -> eval/top1:maximize",
     ):
         refuse_another(held, setting.recipe, metric=["eval/top1"], direction="maximize", policy="none")
+    with pytest.raises(UserError, match="metric: eval/loss:minimize -> eval/loss:maximize"):
+        refuse_another(held, setting.recipe, metric=["eval/loss:maximize"])
+    scaling = setting.recipe.scaling.model_copy(update={"max_failures": 77})
+    with pytest.raises(UserError, match=r"scaling\.max_failures: \d+ -> 77"):
+        refuse_another(held, setting.recipe.model_copy(update={"scaling": scaling}))
     with pytest.raises(UserError, match="seed: 0 -> 7"):
         refuse_another(held, setting.recipe.model_copy(update={"seed": 7}))
     held = held.with_(constraints=("memory <= 20",), database="postgresql://me:secret@host/name", price="2usd")

@@ -104,3 +104,12 @@ def test_the_live_table_fits_a_narrow_terminal():
         assert text in shown
     done = State(trials, 1.0, ledger, 1.0, 0.1, 60.0)
     assert done.left is None
+
+
+def test_a_budget_that_is_never_spent_is_refused(tmp_path):
+    recipe = load_recipe(write_recipe(tmp_path / "given"), [f"storage={tmp_path}", "name=small"])
+    with pytest.raises(UserError, match="--budget 4gpu-hours: trainings of this recipe hold no GPU; take cpu-hours"):
+        begin(recipe, ["adamw"], budget="4gpu-hours")
+    begin(recipe, ["adamw"], trials=4).write()
+    with pytest.raises(UserError, match="--budget 4gpu-hours: trainings of this recipe hold no GPU"):
+        changed(str(tmp_path), "small", budget="4gpu-hours")

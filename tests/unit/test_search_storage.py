@@ -10,6 +10,7 @@ from typer.testing import CliRunner
 from lowland.platform import cli
 from lowland.platform.recipe import load_recipe
 from lowland.platform.recipe.dump import dump, flatten
+from lowland.platform.runs import Driver
 from lowland.platform.search.policies import Promotion
 from lowland.platform.search.results import read_study
 from lowland.platform.search.setting import TICKS, Setting, read_setting
@@ -161,7 +162,7 @@ def test_passwords_are_nowhere(tmp_path, monkeypatch):
     assert "s3cret" not in held + repr(setting) + str(setting) + location(setting)
     assert "postgresql://me:***@127.0.0.1:1/studies" in held
     again = read_setting(setting.recipe.storage, "small")
-    with pytest.raises(UserError, match="set LOWLAND_DATABASE to postgresql://me:") as told:
+    with pytest.raises(UserError, match=r"set LOWLAND_DATABASE to postgresql://me:") as told:
         open_storage(again)
     assert "s3cret" not in str(told.value)
     monkeypatch.setenv("LOWLAND_DATABASE", SECRET)
@@ -172,7 +173,7 @@ def test_passwords_are_nowhere(tmp_path, monkeypatch):
         open_storage(again)  # nobody listens there, or there is no driver
     assert "s3cret" not in str(told.value)
     monkeypatch.setenv("LOWLAND_DATABASE", SECRET.replace("studies", "others"))
-    with pytest.raises(UserError, match="set LOWLAND_DATABASE"):
+    with pytest.raises(UserError, match=r"set LOWLAND_DATABASE"):
         open_storage(again)
 
 
@@ -227,3 +228,32 @@ def test_places_that_are_none(tmp_path, monkeypatch):
     (tmp_path / "text.db").write_text("no database" * 1000)
     with pytest.raises(UserError, match=r"the database sqlite:.*cannot be used: .*not a database"):
         storage_at(f"sqlite:///{tmp_path}/text.db")
+
+
+def test_a_database_whose_password_nobody_will_know_is_refused_at_once(tmp_path):
+    with pytest.raises(UserError, match=r"set LOWLAND_DATABASE to postgresql://me:.* with its password") as caught:
+        start(tmp_path, SECRET)
+    assert "s3cret" not in str(caught.value)
+
+
+def test_a_journal_that_was_named_is_mended_but_its_lock_may_be_anothers(tmp_path):
+    file = tmp_path / "elsewhere.journal"
+    setting = start(tmp_path, str(file))
+    number = len(searched(setting).trials())
+    whole = file.read_bytes()
+    file.write_bytes(whole + b'{"op_code":4')
+    assert len(open_study(setting).trials()) == number
+    assert file.read_bytes().startswith(whole)
+    assert b'{"op_code":4{' not in file.read_bytes()
+
+
+def test_a_lock_of_a_driver_on_another_machine_stays(tmp_path):
+    setting = start(tmp_path)
+    searched(setting)
+    away = setting.with_(driver=Driver(host="elsewhere", pid=1, started=0.0))
+    alone = []
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("lowland.platform.search.journal.mend", lambda journal, **said: alone.append(said["alone"]))
+        open_study(away)
+        open_study(setting)
+    assert alone == [False, True]

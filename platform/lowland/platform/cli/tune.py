@@ -1,6 +1,7 @@
 """`lowland tune`."""
 
 import json
+import os
 from typing import Any
 
 import typer
@@ -58,6 +59,8 @@ def command(
     }  # fmt: skip
     given = {option: value for option, value in said.items() if value not in (None, [])}
     if resume:
+        if database == os.environ.get("LOWLAND_DATABASE"):
+            given.pop("database", None)  # said for searches that begin; this one knows where its trials lie
         setting = changed(loaded.storage, loaded.name, trials=trials, budget=budget, parallel=parallel)
         refuse_another(setting, loaded, spaces=space, **given)
     else:

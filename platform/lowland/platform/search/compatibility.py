@@ -46,6 +46,7 @@ def check(setting: Setting) -> None:
         UserError: says what, and what would.
     """
     _check_costs(setting)
+    check_budget(setting)
     if setting.others:
         _check_several(setting)
     if setting.policy == PBT:
@@ -78,6 +79,17 @@ def _check_costs(setting: Setting) -> None:
         raise UserError("--metric gpu-hours: trainings of this recipe hold no GPU; take cpu-hours or seconds")
 
 
+def check_budget(setting: Setting) -> None:
+    """Refuses a budget that is written wrongly or never spent.
+
+    Raises:
+        UserError: it is.
+    """
+    limit = setting.limit
+    if limit is not None and limit.unit == "gpu-hours" and not setting.recipe.scaling.gpus_per_worker:
+        raise UserError(f"--budget {setting.budget}: trainings of this recipe hold no GPU; take cpu-hours or seconds")
+
+
 def _check_several(setting: Setting) -> None:
     names = ", ".join([setting.metric, *(other.metric for other in setting.others)])
     if setting.sampler not in SEVERAL:
@@ -88,8 +100,6 @@ def _check_several(setting: Setting) -> None:
             "cheap or small there need not be at the end; with several metrics take --policy none, which trains all "
             "trials whole, or make all but one of them a --constraint"
         )
-    if setting.earlier:
-        raise UserError(f"--warm-start: earlier trainings are known by one metric, and there are {names}; leave it out")
 
 
 def _check_population(setting: Setting) -> None:

@@ -20,7 +20,7 @@ from lowland.platform.search.report import write_report
 from lowland.platform.search.results import StudyResult, read_study
 from lowland.platform.search.search import Search
 from lowland.platform.search.searcher import StudySearcher, trainable
-from lowland.platform.search.setting import STOP, Setting
+from lowland.platform.search.setting import STOP, Setting, read_setting, refuse_if_led
 from lowland.platform.search.start import open_study, policy_of
 from lowland.platform.search.storage import location
 from lowland.platform.search.table import SearchDisplay, State, state_line
@@ -61,6 +61,7 @@ class SearchDriver:
     def __init__(self, setting: Setting, uri: str, experiment_id: str, console: Console, workers: Workers) -> None:
         self._uri, self._experiment_id, self._console, self._workers = uri, experiment_id, console, workers
         self._policy = policy_of(setting)
+        refuse_if_led(read_setting(setting.recipe.storage, setting.name) or setting)  # while a cluster was joined
         self._study = open_study(setting)
         led = {"driver": Driver.current(), "status": "running", "tracking_uri": redact(uri)}
         setting = setting.with_(study_id=setting.study_id or uuid4().hex, **led)

@@ -42,7 +42,8 @@ def as_table(result: StudyResult) -> "pa.Table":
     """The rows as an Arrow table."""
     import pyarrow as pa
 
-    rows = [row for trial in result.trials for row in _rows(result, trial)]
+    names = _metrics(result)
+    rows = [row for trial in result.trials for row in _rows(result, trial, names)]
     times, text = pa.timestamp("us"), pa.string()
     fixed = {
         "study": text,
@@ -60,7 +61,7 @@ def as_table(result: StudyResult) -> "pa.Table":
     columns = {name: pa.array([row[name] for row in rows], kind) for name, kind in fixed.items()}
     for name in result.parameters:
         columns[f"parameter.{name}"] = _parameter([row[f"parameter.{name}"] for row in rows])
-    for name in _metrics(result):
+    for name in names:
         columns[f"metric.{name}"] = pa.array([row[f"metric.{name}"] for row in rows], pa.float64())
     if result.setting is not None and result.setting.constraints:
         columns["broken"] = pa.array([row["broken"] for row in rows], text)
@@ -74,7 +75,7 @@ def _metrics(result: StudyResult) -> list[str]:
     return list(dict.fromkeys(name for t in result.trials for values in t.measured.values() for name in values))
 
 
-def _rows(result: StudyResult, trial: TrialResult) -> list[dict[str, Any]]:
+def _rows(result: StudyResult, trial: TrialResult, names: list[str]) -> list[dict[str, Any]]:
     same = {
         "study": result.name,
         "trial": trial.number,
@@ -87,7 +88,6 @@ def _rows(result: StudyResult, trial: TrialResult) -> list[dict[str, Any]]:
         "forked_from": trial.origin.parent if trial.origin is not None else None,
         **{f"parameter.{name}": trial.parameters.get(name) for name in result.parameters},
     }
-    names = _metrics(result)
     points: list[tuple[int | None, float | None]] = [*sorted(trial.curve.items())] or [(None, None)]
     return [
         {

@@ -80,6 +80,8 @@ def print_recipe(result: StudyResult, console: Console, number: int | None = Non
     try:
         text, trial = best_recipe(result, number), chosen(result, number)
     except UserError as error:
+        if number is not None:
+            raise
         console.print(f"\nNo best recipe: {error}", markup=False)
         return
     _print_lineage(result, trial, console)

@@ -122,8 +122,8 @@ def _cut(path: str, here: Fields, there: Fields) -> bool:
 
 def _matters(path: str, here: Fields) -> bool:
     if path == "scaling.workers" or path == "batch.micro_batch":
-        whole = (here.get("batch.global_sequences", "null"), here.get("batch.global_tokens", "null"))
-        return set(whole) == {"null"}
+        wholes = ("global_sequences", "global_tokens", "global_images")
+        return all(here.get(f"batch.{name}", "null") == "null" for name in wholes)
     return path.split(".")[0] not in ELSEWHERE and path not in UNIMPORTANT
 
 

@@ -71,7 +71,7 @@ def recorded(source: str, setting: Setting) -> list[Recorded]:
             f"--warm-start {source}: its metric is {found.metric}, to {found.direction}; this search's is "
             f"{setting.metric}, to {setting.direction}"
         )
-    return list(_of_study(found))
+    return list(_of_study(found, source.rstrip("/")))
 
 
 def _place(source: str, setting: Setting) -> tuple[str, str]:
@@ -87,7 +87,7 @@ def _place(source: str, setting: Setting) -> tuple[str, str]:
     return storage, name
 
 
-def _of_study(found: StudyResult) -> Iterator[Recorded]:
+def _of_study(found: StudyResult, source: str) -> Iterator[Recorded]:
     assert found.setting is not None
     try:
         space = found.setting.bound()
@@ -99,7 +99,7 @@ def _of_study(found: StudyResult) -> Iterator[Recorded]:
             fields = fields_of(space, trial)
         except RecipeError as error:
             problem = problem or first_line(error)
-        yield Recorded(f"study {found.name}", f"trial {trial.number}", fields, trial.curve, problem)
+        yield Recorded(f"study {source}", f"trial {trial.number}", fields, trial.curve, problem)
 
 
 def fields_of(space: BoundSpace, trial: TrialResult) -> dict[str, str]:
@@ -165,7 +165,8 @@ def _all_runs(client: "MlflowClient", experiment_id: str, where: str) -> Sequenc
 
 
 def _of_run(client: "MlflowClient", run: "Run", group: str, metric: str) -> Recorded:
-    name, run_id = f"run {run.info.run_name or run.info.run_id}", run.info.run_id
+    run_id = run.info.run_id
+    name = f"run {run.info.run_name} ({run_id[:8]})" if run.info.run_name else f"run {run_id}"  # names repeat
     changed = {key.removeprefix(_CHANGED): text for key, text in run.data.tags.items() if key.startswith(_CHANGED)}
     fields = {**run.data.params, **changed}
     if metric not in run.data.metrics:

@@ -5,8 +5,10 @@ from typing import Any
 
 from lowland.platform.recipe import Recipe
 from lowland.platform.recipe.dump import flatten
-from lowland.platform.resume import FREE_ON_RESUME, differences
+from lowland.platform.resume import differences
 from lowland.platform.runs import as_text
+from lowland.platform.search.compatibility import read_objectives
+from lowland.platform.search.objectives import Objective
 from lowland.platform.search.setting import Setting
 from lowland.platform.search.storage import database_of
 from lowland.platform.urls import redact
@@ -42,14 +44,17 @@ def refuse_another(
     """
     if late := [name for key, name in _AT_THE_BEGINNING.items() if key in given]:
         raise UserError(f"{late[0]} counts when a search begins, and {setting.name!r} has begun; leave it out")
-    changed = differences(as_text(flatten(setting.recipe)), as_text(flatten(recipe)))
-    found = [text for path, text in changed.items() if path.split(".", 1)[0] not in FREE_ON_RESUME]
+    # A training that goes on may take another number of workers; a search keeps its whole recipe.
+    found = list(differences(as_text(flatten(setting.recipe)), as_text(flatten(recipe))).values())
     found += _space(setting, recipe, spaces) if spaces else []
     asked = {name: _as_held(name, value) for name, value in given.items()}
     held = {name: _as_held(name, getattr(setting, name)) for name in given}
     if metric:
-        asked["metric"] = ", ".join(text.partition(":")[0] for text in metric)
-        held["metric"] = ", ".join([setting.metric, *(other.metric for other in setting.others)])
+        objectives = read_objectives(
+            metric, given.get("direction", setting.direction if len(metric) == 1 else "minimize")
+        )
+        asked["metric"] = ", ".join(map(str, objectives))
+        held["metric"] = ", ".join(map(str, [Objective(setting.metric, setting.direction), *setting.others]))
     found += [f"{name}: {held[name]} -> {text}" for name, text in asked.items() if text != held[name]]
     if found:
         more = f"; and {len(found) - _MOST} more" if len(found) > _MOST else ""

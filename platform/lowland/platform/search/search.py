@@ -184,9 +184,8 @@ class Search:
 
     def _begun(self) -> list[TrialView]:
         """All trials that this search began to train."""
-        notes = self.study.notes
         own = [trial for trial in self.study.trials() if not trial.source and trial.origin is None]
-        return [t for t in own if t.target > 0 and notes(t.number).get(END) != "refused"]
+        return [t for t in own if t.target > 0 and not t.refused]
 
     def _give_up_replaced(self) -> None:
         for number in self.study.replaced() if isinstance(self._policy, Population) else ():

@@ -8,9 +8,9 @@ from lowland.platform.recipe import Recipe
 from lowland.platform.search.ledger import Budget, Price
 from lowland.platform.search.setting import JOURNAL, SETTING, TICKS, Setting, existing_study, read_setting
 from lowland.platform.search.space_files import SpaceFile
-from lowland.platform.search.storage import database_of, location, open_storage
+from lowland.platform.search.storage import DATABASE, database_of, location, open_storage
 from lowland.platform.tracking.store import resolve_uri
-from lowland.platform.urls import redact
+from lowland.platform.urls import redact, whole
 from lowland.search_spaces import Space
 from lowland.trainers.errors import UserError
 
@@ -83,6 +83,9 @@ def begin(
     prices = Price.parse(price) if price is not None else None
     if budget is not None:
         Budget.parse(budget, prices)
+    if database is not None:
+        database = database_of(database)
+        whole(redact(database), DATABASE)  # who goes on with the search needs its password
     setting = Setting(
         recipe=recipe,
         space=open_space(spaces, recipe).space if known_lr is None else _informed(spaces, recipe, known_lr),
@@ -95,7 +98,7 @@ def begin(
         policy=policy or ("none" if others else "promotion"),
         seed=seed,
         tracking_uri=redact(resolve_uri(recipe.tracking, recipe.storage)),
-        database=database_of(database) if database is not None else None,
+        database=database,
         price=price,
         others=tuple(others),
         constraints=tuple(constraints),
@@ -129,6 +132,8 @@ def _refuse_if_taken(setting: Setting) -> None:
     storage = open_storage(setting)
     if setting.name in {study.study_name for study in storage.get_all_studies()}:
         there = _study(setting, storage)  # which refuses another space or direction
+        if there.folder and not (Path(there.folder) / SETTING).is_file() and not there.trials():
+            return  # its driver died before anything began
         raise UserError(
             f"study {setting.name!r} is in {location(setting)}, begun in {there.folder or 'no folder of lowland'}; "
             "go on with it by --resume and that storage, or choose another --name"
@@ -143,9 +148,11 @@ def changed(
     Raises:
         UserError: there is no such study.
     """
+    from lowland.platform.search.compatibility import check_budget
+
     given = {"trials": trials, "budget": budget, "parallel": _count(parallel)}
     setting = existing_study(storage, name).with_(**{key: value for key, value in given.items() if value is not None})
-    _ = setting.limit  # refused here if it is wrong
+    check_budget(setting)
     if setting.policy == "pbt" and trials not in (None, existing_study(storage, name).trials):
         raise UserError("--trials: the population of a search with --policy pbt stays as it began; leave it out")
     return setting
@@ -177,9 +184,17 @@ def sampler_of(setting: Setting, begun: int = 0) -> "BaseSampler":
         priors=space.priors(),
         conditions=space.conditions(),
         allowed=space.allowed,
-        budget=setting.limit.device_seconds if setting.limit is not None else None,
+        budget=_cost_budget(setting),
         begun=begun,
     )
+
+
+def _cost_budget(setting: Setting) -> float | None:
+    """The budget in what trials cost, if it can be told: of trials that hold GPUs those are what counts."""
+    limit = setting.limit
+    if limit is None or (limit.unit == "cpu-hours" and setting.recipe.scaling.gpus_per_worker):
+        return None
+    return limit.device_seconds
 
 
 def policy_of(setting: Setting) -> "Policy":
@@ -205,10 +220,13 @@ def open_study(setting: Setting) -> "Study":
     Raises:
         UserError: the study there is another one.
     """
-    if setting.database is None:
+    place = setting.database or str(setting.folder / JOURNAL)
+    if "://" not in place:
         from lowland.platform.search.journal import mend
 
-        mend(setting.folder / JOURNAL, alone=True)
+        # Other studies may be in a journal that was named, and a driver of another machine may still be alive.
+        here = setting.driver is None or setting.driver.local()
+        mend(Path(place), alone=setting.database is None and here)
     study = _study(setting, open_storage(setting))
     if setting.database is not None:
         _claim(study, setting)
