@@ -115,5 +115,7 @@ def test_the_same_weights_and_units_are_pruned(
     assert ours.values["methods/demp/removed"] == alone.values["methods/demp/removed"]
     assert ours.values["methods/demp/removed"][6] > 0
     before, after = (states(where, 6)["prune_mask"] for where in (folder, tmp_path))
+    weights = states(tmp_path, 6)["weight"]
+    assert not any(bool(weights[name][mask == 0].any()) for name, mask in after.items())
     total = sum(mask.numel() for mask in before.values())
     assert sum(int((after[name] != mask).sum()) for name, mask in before.items()) <= total // 10_000

@@ -58,6 +58,7 @@ def step(network, engine, method, number):
     (losses + method.extra(outputs)).mean().backward()
     engine.step(1.0)
     method.after_step(engine, WORLD, None)
+    method.after_all(engine)
 
 
 def trained(network, method, steps):

@@ -5,9 +5,13 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from lowland.optim import Layout
+from lowland.trainers.engines.torch_engine import TorchEngine
+from lowland.trainers.methods.base import Problem
 from lowland.trainers.methods.flops import Multiplications
 from lowland.trainers.methods.magnitude_pruning import MagnitudePruning, Round, gradual_rounds, iterative_rounds
 from lowland.trainers.methods.selection import smallest_until
+from lowland.trainers.world import World
 
 
 def alone(counts):
@@ -65,3 +69,94 @@ def test_multiplications_by_hand():
     counted = Multiplications(network, (2, 5, 5))
     assert counted.by_layer == {"0": 4 * 25 * 9, "2": 300}
     assert counted.at({"network.0.weight": 0.5, "other": 1.0}) == {"flops": 2400, "sparse_flops": 2400 - 900}
+
+
+WORLD = World(0, 1, 0, torch.device("cpu"), None)
+
+
+def engine_with(method, seed=0):
+    """A linear network of 24 prunable weights and its engine."""
+    torch.manual_seed(seed)
+    network = torch.nn.Sequential(torch.nn.Linear(6, 4))
+    method.build(network, Problem(classes=4, class_counts=(1,) * 4, groups=0, shape=(6,), seed=0))
+    layout = Layout.whole([list(network.named_parameters())])
+    optimizer = torch.optim.SGD(network.parameters(), lr=0.1, momentum=0.9)
+    engine = TorchEngine(network, optimizer, layout, world=WORLD, max_grad_norm=None, autocast=False)
+    method.attach(engine, WORLD)
+    return engine
+
+
+def train(engine, method, steps, skipped=()):
+    """Steps, and the weights after each."""
+    found = {}
+    for number in steps:
+        method.begin_step(number)
+        engine.module(torch.arange(6.0)).square().sum().mul(1e-3).backward()
+        if number + 1 in skipped:
+            engine.module.zero_grad()
+        else:
+            engine.step(1.0)
+            method.after_step(engine, WORLD, None)
+            method.after_all(engine)
+        found[number + 1] = engine.module[0].weight.detach().clone()
+    return found
+
+
+def in_rounds(rewind="none"):
+    rounds = (Round(3, 0.5), Round(5, 0.75))
+    return MagnitudePruning(rounds, scope="global", kinds=("matrices",), rewind=rewind, rewind_to=2)
+
+
+@pytest.mark.parametrize(("skipped", "zeros"), [((3,), [0, 12, 18, 18]), ((5,), [12, 12, 12, 18])])
+def test_a_round_whose_step_is_skipped_follows_after_it(skipped, zeros):
+    method = in_rounds()
+    weights = train(engine_with(method), method, range(6), skipped)
+    assert [int((weights[step] == 0).sum()) for step in (3, 4, 5, 6)] == zeros
+
+
+def test_of_rounds_whose_steps_are_skipped_the_last_follows():
+    method = in_rounds("weights")
+    weights = train(engine_with(method), method, range(6), (3, 4, 5))
+    mask = weights[6] != 0
+    assert int(mask.sum()) == 6
+    assert torch.equal(weights[6], weights[2] * mask)
+
+
+def test_early_weights_are_taken_after_a_step_that_is_skipped():
+    never = MagnitudePruning((Round(99, 0.5),), scope="global", kinds=("matrices",), rewind="none")
+    early = train(engine_with(never), never, range(3), (2,))[3]
+    method = in_rounds("weights")
+    weights = train(engine_with(method), method, range(5), (2,))
+    for step, left in ((3, 12), (5, 6)):
+        mask = weights[step] != 0
+        assert int(mask.sum()) == left
+        assert torch.equal(weights[step], early * mask)
+
+
+def test_a_resume_after_the_last_round_prunes_no_more_and_says_the_same():
+    method, again = in_rounds("weights"), in_rounds("weights")
+    assert method.metrics() == {}
+    engine = engine_with(method)
+    before = train(engine, method, range(5))[5]
+    resumed = engine_with(again)
+    for ours, theirs in zip(resumed.pieces(), engine.pieces(), strict=True):
+        ours.tensors["weight"].copy_(theirs.tensors["weight"])
+        for name, state in method.piece_state(theirs).items():
+            again.piece_state(ours)[name].copy_(state)
+    again.load_state(method.state())
+    assert again.metrics() == method.metrics()
+    assert again.metrics() == {"sparsity": 0.75, "flops": 48.0, "sparse_flops": 12.0}
+    after = train(resumed, again, range(5, 7))[7]
+    assert not bool(((before == 0) & (after != 0)).any())
+    assert not torch.equal(after, before)
+
+
+def test_nothing_is_done_to_weights_before_the_first_round():
+    method = in_rounds()
+    engine = engine_with(method)
+    changed = []
+    engine.masters_changed = lambda: changed.append(True)
+    train(engine, method, range(2))
+    assert not changed
+    train(engine, method, range(2, 4))
+    assert len(changed) == 2

@@ -4,10 +4,12 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 import torch
+from support import vision
 from support.full import full
 from support.images import image_config, train_images, trained_weights, write_digits
 from support.training import states
 
+from lowland.trainers.data.images import sources
 from lowland.trainers.errors import DataError, RecipeError
 from lowland.trainers.methods.conflict_free import conflict_free
 from lowland.trainers.models import load_classifier
@@ -103,6 +105,10 @@ def test_a_resume_goes_on_as_if_nothing_had_been(digits, tmp_path):
     for name, tensors in before.items():
         for key, tensor in tensors.items():
             assert torch.equal(after[name][key], tensor), (name, key)
+    # Also what demp, which is behind the pruning, adds noise to.
+    assert before["prune_mask"]
+    for name, mask in before["prune_mask"].items():
+        assert not bool(before["weight"][name][mask == 0].any())
     with pytest.raises(DataError, match=r"written with sgd with irm with rationale.*, this run has sgd with vrex"):
         train_images(image_config(digits, [{"name": "vrex"}]), tmp_path / "cut")
 
@@ -162,13 +168,16 @@ def test_noise_is_in_training_labels_alone(digits, tmp_path):
     assert said == {f"methods/label_noise/{name}" for name in ("memorised", "corrected", "unchanged_accuracy")}
 
 
-def test_noise_can_be_given_in_a_column(digits, tmp_path):
+def test_noise_can_be_given_in_a_column(digits, tmp_path, monkeypatch):
     table = pq.read_table(digits)
     wrong = [(label + 1) % 3 if row % 5 == 0 else label for row, label in enumerate(table["label"].to_pylist())]
     path = tmp_path / "noisy.parquet"
     pq.write_table(table.append_column("noisy", [wrong]), path)
     noise = {"name": "label_noise", "kind": "column", "column": "noisy"}
+    read, table_of = list[list[str]](), sources._table
+    monkeypatch.setattr(sources, "_table", lambda file, names: (read.append(names), table_of(file, names))[1])
     data = build_task(image_config(path, [noise]), _alone()).data
+    assert read == [["image", "label", "group"], ["noisy"]], "images are read once"
     clean = build_task(image_config(path), _alone()).data
     assert data.train.labels.tolist() == [wrong[row] for row in data.train.rows]
     assert np.array_equal(data.held_out.labels, clean.held_out.labels)
@@ -177,6 +186,12 @@ def test_noise_can_be_given_in_a_column(digits, tmp_path):
     pq.write_table(table.append_column("noisy", [wrong]), path)
     with pytest.raises(RecipeError, match=rf"row {bad} has 7 there, which is none of the 3 classes"):
         build_task(image_config(path, [noise]), _alone())
+
+
+def test_noise_of_a_column_needs_columns():
+    noise = {"name": "label_noise", "kind": "column", "column": "noisy"}
+    with pytest.raises(RecipeError, match="only Parquet files have columns, and digits is none"):
+        build_task(vision.config(methods=[noise]), _alone())
 
 
 def test_conflict_free_gradients_of_groups(digits, tmp_path):

@@ -115,6 +115,9 @@ class Method:
     def after_step(self, engine: Engine, world: World, batch: GlobalBatch | None) -> None:
         """After an optimizer step that was applied; collective.  `batch` is that of the step's first gradients."""
 
+    def after_all(self, engine: Engine) -> None:
+        """After every method's `after_step`: puts back what this one keeps at 0, whoever changed it; collective."""
+
     def schedule(self, step: int, total: int) -> tuple[int, int]:
         """The step, and the length, at which the learning-rate schedule is read."""
         return step, total

@@ -113,24 +113,33 @@ class DemP(Method):
 
     @torch.no_grad()
     def after_step(self, engine: Engine, world: World, batch: GlobalBatch | None) -> None:
-        """Noise, removal if it is due, and removed units back to 0."""
+        """Noise, and removal if it is due."""
         self._agree(world)
         for producer, live in self._live.items():
             self._fired[producer] |= live
         if (self._step + 1) % self._every == 0:
             self._remove()
         deviation = one_cycle(self._step, self._span, self._noise)
-        shapes = {name: tuple(getattr(p, "ds_shape", p.shape)) for name, p in engine.module.named_parameters()}
+        if deviation == 0:
+            return
+        shapes = _shapes(engine)
         numbers = {name: index for index, name in enumerate(sorted(shapes))}
         for piece in engine.pieces():
             name = piece.name.removeprefix(self._prefix)
             row, column, places = _indices(piece, shapes[piece.name])
-            if deviation > 0:
-                stream = self._step * len(numbers) + numbers[piece.name]
-                noise = normal_at(self._seed, stream, places) * deviation
-                if (alive := self._of(name, self._live, row, column)) is not None:
-                    noise = noise * alive
-                piece.tensors["weight"].add_(noise.view(piece.tensors["weight"].shape))
+            stream = self._step * len(numbers) + numbers[piece.name]
+            noise = normal_at(self._seed, stream, places) * deviation
+            if (alive := self._of(name, self._live, row, column)) is not None:
+                noise = noise * alive
+            piece.tensors["weight"].add_(noise.view(piece.tensors["weight"].shape))
+
+    @torch.no_grad()
+    def after_all(self, engine: Engine) -> None:
+        """Removed units back to 0."""
+        shapes = _shapes(engine)
+        for piece in engine.pieces():
+            name = piece.name.removeprefix(self._prefix)
+            row, column, _ = _indices(piece, shapes[piece.name])
             if (kept := self._of(name, self.kept, row, column)) is not None:
                 for tensor in piece.tensors.values():
                     tensor.mul_(kept.view(tensor.shape))
@@ -191,6 +200,10 @@ class DemP(Method):
             "strength": one_cycle(self._step, self._span, self._strength),
             **self._cost.without(shares, {units.consumer: shares[units.producer] for units in self.units}),
         }
+
+
+def _shapes(engine: Engine) -> dict[str, tuple[int, ...]]:
+    return {name: tuple(getattr(p, "ds_shape", p.shape)) for name, p in engine.module.named_parameters()}
 
 
 def _indices(piece: StatePiece, shape: tuple[int, ...]) -> tuple[Tensor, Tensor, Tensor]:

@@ -5,7 +5,7 @@ pruning* (2020): after each pruning the learning-rate schedule begins anew (lear
 rewinding the weights that are left also go back to where they were early in the training.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -56,7 +56,8 @@ class MagnitudePruning(Method):
 
     Which weights are pruned does not depend on sharding (`smallest_until`); several of equal size are pruned together.
     Gradients of pruned weights still count in the norm that is clipped.  Memory: a byte per prunable weight; weight
-    rewinding 4 more.  Under ZeRO each step gathers the weights once more.
+    rewinding 4 more.  Under ZeRO each step from the first round on gathers the weights once more.  What is due at a
+    skipped step happens after the next one that is not; of several rounds the last.
 
     Args:
         rounds: at least one, in ascending order of steps.
@@ -86,8 +87,12 @@ class MagnitudePruning(Method):
         self._masks: dict[tuple[str, int], Tensor] = {}
         self._early: dict[tuple[str, int], Tensor] = {}
         self._step = 0
+        self._next = 0
+        self._taken = False
         self._cost: Multiplications | None = None
-        self._metrics: dict[str, float] = {}
+        self._engine: Engine | None = None
+        self._world: World | None = None
+        self._metrics: dict[str, float] | None = None
 
     def build(self, network: nn.Module, problem: Problem) -> None:
         """Chooses the tensors."""
@@ -107,7 +112,8 @@ class MagnitudePruning(Method):
         self._cost = Multiplications(network, problem.shape)
 
     def attach(self, engine: Engine, world: World) -> None:
-        """Notes the tensors' names."""
+        """Notes the tensors' names, and over what is summed."""
+        self._engine, self._world = engine, world
         self._names = {name for name, p in engine.module.named_parameters() if id(p) in self._chosen}
 
     def begin_step(self, step: int) -> None:
@@ -135,16 +141,25 @@ class MagnitudePruning(Method):
 
     @torch.no_grad()
     def after_step(self, engine: Engine, world: World, batch: GlobalBatch | None) -> None:
-        """Prunes if it is due, and puts what is pruned back to 0."""
+        """Prunes if it is due."""
         done = self._step + 1
         pieces = list(engine.pieces())
-        if self._rewind == "weights" and done == self._rewind_to:
+        # At or after their step, since at a step that was skipped this is not called.
+        if self._rewind == "weights" and not self._taken and done >= self._rewind_to:
             for piece in pieces:
                 self.piece_state(piece)[EARLY].copy_(piece.tensors["weight"])
-        for one in self._rounds:
-            if one.step == done:
-                self._prune(pieces, one.sparsity, engine, world)
-        for piece in pieces:
+            self._taken = True
+        due = [one for one in self._rounds[self._next :] if one.step <= done]
+        if due:
+            self._prune(pieces, due[-1].sparsity)
+            self._next += len(due)
+
+    @torch.no_grad()
+    def after_all(self, engine: Engine) -> None:
+        """What is pruned back to 0."""
+        if self._next == 0:
+            return
+        for piece in engine.pieces():
             if self._prunes(piece):
                 _keep(piece, self.piece_state(piece)[MASK])
         engine.masters_changed()
@@ -152,39 +167,61 @@ class MagnitudePruning(Method):
     def _prunes(self, piece: StatePiece) -> bool:
         return piece.name in self._names
 
-    def _prune(self, pieces: Sequence[StatePiece], sparsity: float, engine: Engine, world: World) -> None:
+    def _prune(self, pieces: Sequence[StatePiece], sparsity: float) -> None:
         prunable = [piece for piece in pieces if self._prunes(piece)]
+        masks = [self.piece_state(piece)[MASK] for piece in prunable]
         magnitudes = [piece.tensors["weight"].abs() for piece in prunable]
         parameters = sorted(self._names)
         sets = [0 if self._scope == "global" else parameters.index(piece.name) for piece in prunable]
 
-        def add(counts: Tensor) -> Tensor:
-            return counts if engine.replicated else torch.tensor(world.sum(counts.tolist())).long()
-
-        sizes = torch.zeros(len(parameters), dtype=torch.int64)
-        for piece in prunable:
-            sizes[parameters.index(piece.name)] += piece.tensors["weight"].numel()
-        sizes = add(sizes)
+        sizes, _ = self._counted()
         totals = [int(sizes.sum())] if self._scope == "global" else sizes.tolist()
-        bounds = smallest_until(magnitudes, sets, [round(sparsity * total) for total in totals], add)
-        zeros = torch.zeros_like(sizes)
-        for piece, magnitude, index in zip(prunable, magnitudes, sets, strict=True):
-            mask = self.piece_state(piece)[MASK]
+        bounds = smallest_until(magnitudes, sets, [round(sparsity * total) for total in totals], self._add)
+        for mask, magnitude, index in zip(masks, magnitudes, sets, strict=True):
             mask.copy_(magnitude > bounds[index].item())
-            zeros[parameters.index(piece.name)] += mask.numel() - int(mask.sum())
-        self._note(dict(zip(parameters, (add(zeros) / sizes).tolist(), strict=True)), sizes)
+        self._metrics = None
         if self._rewind == "weights":
             for piece in pieces:
                 _put_back(piece, self.piece_state(piece)[EARLY])
 
-    def _note(self, sparsity: dict[str, float], sizes: Tensor) -> None:
-        shares = torch.tensor([sparsity[name] for name in sorted(sparsity)], dtype=torch.float64)
-        self._metrics = {"sparsity": float((shares * sizes).sum() / sizes.sum())}
+    def _add(self, counts: Tensor) -> Tensor:
+        assert self._engine is not None
+        assert self._world is not None
+        return counts if self._engine.replicated else torch.tensor(self._world.sum(counts.tolist())).long()
+
+    def _counted(self) -> tuple[Tensor, Tensor]:
+        """By prunable parameter in the order of names, over all ranks: its elements, and those that are pruned."""
+        numbers = {name: index for index, name in enumerate(sorted(self._names))}
+        counts = torch.zeros(2, len(numbers), dtype=torch.int64)
+        for (name, _), mask in self._masks.items():
+            counts[:, numbers[name]] += torch.tensor([mask.numel(), mask.numel() - int(mask.sum())])
+        sizes, zeros = self._add(counts.flatten()).view(2, -1)
+        return sizes, zeros
+
+    def _of_masks(self) -> dict[str, float]:
+        sizes, zeros = self._counted()
+        found = {"sparsity": float(zeros.sum() / sizes.sum())}
         if self._cost is not None:
-            self._metrics |= self._cost.at(sparsity)
+            found |= self._cost.at(dict(zip(sorted(self._names), (zeros / sizes).tolist(), strict=True)))
+        return found
+
+    def state(self) -> dict[str, Tensor]:
+        """How many rounds are done, and whether early weights were taken."""
+        return {"rounds": torch.tensor(self._next), "taken": torch.tensor(self._taken)}
+
+    def load_state(self, state: Mapping[str, Tensor]) -> None:
+        """Restores them."""
+        self._next, self._taken, self._metrics = int(state["rounds"]), bool(state["taken"]), None
 
     def metrics(self) -> dict[str, float]:
-        """Share of prunable weights that are 0; multiplications for an example, of the dense model and of this one."""
+        """Share of prunable weights that are 0; multiplications for an example, of the dense model and of this one.
+
+        From the first round on; collective after a round or a resume.
+        """
+        if self._next == 0:
+            return {}
+        if self._metrics is None:
+            self._metrics = self._of_masks()
         return self._metrics
 
 

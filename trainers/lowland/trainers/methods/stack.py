@@ -66,6 +66,8 @@ class Methods:
         batch = self.objective.batch if self.objective is not None else None
         for method in self._methods:
             method.after_step(engine, self._world, batch)
+        for method in self._methods:
+            method.after_all(engine)
 
     def schedule(self, step: int, total: int) -> tuple[int, int]:
         """Step and length at which the learning-rate schedule is read."""
