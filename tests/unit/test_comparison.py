@@ -16,6 +16,7 @@ from rich.console import Console
 from typer.testing import CliRunner
 
 from lowland.platform.cli import app
+from lowland.platform.comparison.compare import _refuse_missing
 from lowland.platform.comparison.plan import Comparison, Kind, read_comparison
 from lowland.platform.comparison.report import metrics_of, print_result, write_report
 from lowland.platform.comparison.results import ComparisonResult, read_result
@@ -28,7 +29,7 @@ from lowland.platform.search.search import Search
 from lowland.platform.search.setting import TICKS, Setting, read_setting
 from lowland.platform.search.start import open_study
 from lowland.platform.search.trials import Segment
-from lowland.trainers.errors import UserError
+from lowland.trainers.errors import RunError, UserError
 
 KINDS: tuple[Kind, ...] = ("tuning", "seeds")
 Losses = Callable[[str, Mapping[str, Any]], float]
@@ -307,7 +308,7 @@ def test_seeds_that_diverge_are_results_and_those_whose_workers_died_are_trained
     result = lead(comparison, Played(losses))
     base, lion = result.arms
     assert (list(base.values), base.missing, list(lion.values), lion.without) == ([3, 4], [1], [1, 4], 1)
-    assert [result.verdict(arm) for arm in result.arms] == ["not finished", "1 of 3 diverged"]
+    assert [result.verdict(arm) for arm in result.arms] == ["not finished", "1 of 3 gave no number (diverged)"]
     assert lion.against is not None
     assert lion.against.pairs == 1
     assert lion.against.t is None
@@ -334,6 +335,68 @@ def test_an_arm_whose_trials_were_lost_is_tuned_again(recipe: Recipe):
     result = lead(comparison, again := Played(steady))
     assert {study for study, _, _ in again.trained} == {"lion-tuning", "lion-seeds"}
     assert len(result.arms[1].values) == 3
+
+
+def test_a_search_that_goes_on_makes_up_for_each_lost_trial_once(recipe: Recipe):
+    comparison = compared(recipe, trials=2)
+    lost = Played(lambda study, p: math.inf if study == "lion-tuning" else steady(study, p))
+    for done in (2, 4, 6):
+        lead(comparison, lost)
+        setting, tuned = unfinished(comparison.plan, "lion", "tuning"), read_stage(comparison.plan, "lion", "tuning")
+        assert setting is not None
+        assert tuned is not None
+        assert (len(tuned.trials), setting.trials) == (done, done + 2)
+
+
+@pytest.mark.parametrize(
+    ("loss", "verdict"), [(math.nan, "adamw: 1 of 3 gave no number (diverged)"), (math.inf, "not finished")]
+)
+def test_an_arm_is_not_judged_by_an_incomplete_base(recipe: Recipe, loss: float, verdict: str):
+    def losses(study: str, parameters: Mapping[str, Any]) -> float:
+        if study == "adamw-seeds" and parameters["seed"] == 3:
+            return loss
+        return steady(study, parameters)
+
+    result = lead(compared(recipe), Played(losses))
+    assert result.arms[1].values == pytest.approx({1: 0.9, 3: 0.9, 4: 0.9})
+    assert result.verdict(result.arms[1]) == verdict
+
+
+def test_without_a_base_there_is_nothing_to_compare_with(recipe: Recipe):
+    result = lead(compared(recipe), Played(lambda s, p: math.nan if s == "adamw-tuning" else steady(s, p)))
+    assert result.verdict(result.arms[1]) == "nothing to compare with"
+
+
+def test_why_seeds_gave_no_number_is_said(recipe: Recipe, monkeypatch: pytest.MonkeyPatch):
+    played = Played(steady)
+
+    def outcome(study: str, job: Job) -> Outcome:
+        seed = job.task["parameters"].get("seed") if study == "lion-seeds" else None
+        ends: dict[Any, Any] = {1: "out of memory", 3: "diverged"}
+        return Outcome(ends[seed], "why") if seed in ends else Played.outcome(played, study, job)
+
+    monkeypatch.setattr(played, "outcome", outcome)
+    result = lead(compared(recipe), played)
+    assert result.verdict(result.arms[1]) == "2 of 3 gave no number (diverged, out of memory)"
+
+
+def test_the_reason_that_is_shown_is_of_a_training_that_was_lost(recipe: Recipe):
+    def losses(study: str, parameters: Mapping[str, Any]) -> float:
+        return {("lion-seeds", 3): math.nan, ("adamw-seeds", 1): math.inf}.get(
+            (study, parameters.get("seed", 0)), steady(study, parameters)
+        )
+
+    result = lead(compared(recipe), Played(losses))
+    with pytest.raises(RunError, match="seed 1 of adamw; a worker died; --resume"):
+        _refuse_missing(result)
+
+
+def test_a_damaged_comparison_is_told(recipe: Recipe):
+    begun = compared(recipe)
+    begun.write()
+    (begun.plan.folder / "compare.json").write_text('{"plan": 3')
+    with pytest.raises(UserError, match=r"adamw-vs-lion/compare.json cannot be read .*restore it or move the folder"):
+        read_comparison(recipe.storage, "adamw-vs-lion")
 
 
 def test_seeds_of_a_winner_that_is_none_any_more_are_refused(recipe: Recipe):

@@ -9,7 +9,7 @@ from rich.console import Console
 from lowland.platform.comparison.plan import Comparison, Kind, Plan
 from lowland.platform.comparison.report import PAGE, metrics_of, print_result, write_report
 from lowland.platform.comparison.results import ComparisonResult, read_result
-from lowland.platform.comparison.stages import tuning, unfinished
+from lowland.platform.comparison.stages import failed, tuning, unfinished
 from lowland.platform.recipe import Recipe
 from lowland.platform.runs import Driver
 from lowland.platform.search.setting import Setting, refuse_if_led
@@ -181,9 +181,12 @@ def notes(plan: Plan) -> list[str]:
 
 
 def _refuse_missing(result: ComparisonResult) -> None:
-    lost = [f"seed {seed} of {arm.name}" for arm in result.arms if arm.winner is not None for seed in arm.missing]
-    lost += [f"the tuning of {arm.name}" for arm in result.arms if arm.lost]
+    untrained = [arm for arm in result.arms if arm.winner is not None and arm.missing]
+    untuned = [arm for arm in result.arms if arm.lost]
+    lost = [f"seed {seed} of {arm.name}" for arm in untrained for seed in arm.missing]
+    lost += [f"the tuning of {arm.name}" for arm in untuned]
     if lost:
-        reasons = (trial.reason for arm in result.arms for study in arm.studies for trial in study.trials)
+        studies = [*(arm.trained for arm in untrained), *(arm.tuning for arm in untuned)]
+        reasons = [trial.reason for study in studies if study is not None for trial in failed(study)]
         last = [reason for reason in reasons if reason][-1:]
         raise RunError("; ".join([f"trainings failed: {', '.join(lost)}", *last, "--resume trains them again"]))

@@ -5,7 +5,6 @@
                  <arm>-seeds/   the trainings of its winner, a study's folder too
 """
 
-import os
 from pathlib import Path
 from typing import Any, Literal
 
@@ -14,7 +13,7 @@ from pydantic import BaseModel, ConfigDict
 from lowland.platform.recipe import Recipe
 from lowland.platform.recipe.dump import flatten
 from lowland.platform.runs import Driver
-from lowland.platform.search.setting import study_folder
+from lowland.platform.search.setting import read_model, study_folder, write_model
 from lowland.search_spaces import Space
 from lowland.trainers.errors import UserError
 
@@ -126,11 +125,7 @@ class Comparison(BaseModel):
 
     def write(self) -> None:
         """Writes it to its folder, whole or not at all."""
-        folder = self.plan.folder
-        folder.mkdir(parents=True, exist_ok=True)
-        temporary = folder / f"{COMPARISON}.{os.getpid()}.tmp"
-        temporary.write_text(self.model_dump_json(indent=2, exclude_unset=True), encoding="utf-8")
-        temporary.replace(folder / COMPARISON)
+        write_model(self, self.plan.folder / COMPARISON)
 
     def refuse_if_led(self) -> None:
         """A comparison has one leader.
@@ -143,6 +138,9 @@ class Comparison(BaseModel):
 
 
 def read_comparison(storage: str, name: str) -> Comparison | None:
-    """The comparison in a storage folder; None if there is none of this name."""
-    file = study_folder(storage, name) / COMPARISON
-    return Comparison.model_validate_json(file.read_bytes()) if file.is_file() else None
+    """The comparison in a storage folder; None if there is none of this name.
+
+    Raises:
+        UserError: its file is damaged.
+    """
+    return read_model(Comparison, study_folder(storage, name) / COMPARISON)

@@ -111,6 +111,13 @@ class ArmResult:
         return [name for name, held in self.winner.distributions.items() if name in found and _edge(held, found[name])]
 
     @property
+    def reasons(self) -> list[str]:
+        """Why seeds gave no number, each once: `diverged`, `out of memory`, `refused`."""
+        trials = self.trained.trials if self.trained is not None else ()
+        without = [trial for trial in trials if trial.unusable and trial.parameters.get(SEED) not in self.values]
+        return sorted({trial.reason.partition(":")[0] for trial in without if trial.reason})
+
+    @property
     def _done(self) -> list[TrialResult]:
         trials = self.trained.trials if self.trained is not None else ()
         return [trial for trial in trials if trial.parameters.get(SEED) in self.values]
@@ -131,19 +138,27 @@ class ComparisonResult:
 
     def verdict(self, arm: ArmResult) -> str:
         """What can be said of an arm."""
-        if arm.tuning is not None and _ended(arm.tuning) and arm.winner is None:
+        if _untuned(arm):
             return "tuning failed" if arm.lost else "no trial gave a value"
         if arm.missing:
             return "not finished"
         if arm.without:
-            return f"{arm.without} of {len(self.plan.seeds)} diverged"
+            return self._without(arm)
         if arm is self.base:
             return "base"
+        if self.base.missing and (self.base.lost or not _untuned(self.base)):
+            return "not finished"
+        if self.base.without:
+            return f"{self.base.name}: {self._without(self.base)}"
         if arm.against is None or arm.against.t is None:
             return "nothing to compare with"
         if arm.against.t >= LEVEL:
             return "not told apart"
         return "better" if (arm.against.difference.mean < 0) == (self.plan.direction == "minimize") else "worse"
+
+    def _without(self, arm: ArmResult) -> str:
+        reasons = f" ({', '.join(arm.reasons)})" if arm.reasons else ""
+        return f"{arm.without} of {len(self.plan.seeds)} gave no number{reasons}"
 
 
 def read_result(plan: Plan) -> ComparisonResult:
@@ -191,8 +206,10 @@ def _adjusted(tests: Sequence[Against | None]) -> list[Against | None]:
     return [test and replace(test, t=None if test.t is None else next(t), flips=next(flips)) for test in tests]
 
 
-def _ended(study: StudyResult) -> bool:
-    return study.setting is not None and study.setting.status == "finished"
+def _untuned(arm: ArmResult) -> bool:
+    """Whether the search ended and found nothing."""
+    setting = arm.tuning.setting if arm.tuning is not None else None
+    return setting is not None and setting.status == "finished" and arm.winner is None
 
 
 def _mean(values: Any) -> float | None:

@@ -8,7 +8,7 @@ from lowland.platform.comparison.plan import Kind, Plan
 from lowland.platform.recipe import Recipe
 from lowland.platform.recipe.dump import flatten
 from lowland.platform.search.changes import changed
-from lowland.platform.search.results import StudyResult, read_study
+from lowland.platform.search.results import StudyResult, TrialResult, read_study
 from lowland.platform.search.setting import Setting, read_setting
 from lowland.platform.tracking.store import resolve_uri, sqlite_uri
 from lowland.platform.urls import redact
@@ -62,7 +62,7 @@ def unfinished(plan: Plan, arm: str, kind: Kind) -> Setting | None:
     there = read_setting(storage_of(plan), plan.study(arm, kind))
     searched = read_stage(plan, arm, "tuning")
     if kind == "tuning":
-        return tuning(plan, arm) if there is None or searched is None else _go_on(there, searched)
+        return tuning(plan, arm) if there is None or searched is None else _go_on(plan, there, searched)
     if searched is None or searched.best is None:
         return None
     wanted = seeds(plan, arm, searched.best.parameters)
@@ -77,16 +77,21 @@ def unfinished(plan: Plan, arm: str, kind: Kind) -> Setting | None:
 
 def failures(study: StudyResult) -> int:
     """Trials that were lost for a reason that is not their parameters'."""
-    return sum(trial.status == "failed" and trial.target > 0 for trial in study.trials)
+    return len(failed(study))
 
 
-def _go_on(there: Setting, searched: StudyResult) -> Setting | None:
+def failed(study: StudyResult) -> list[TrialResult]:
+    """Those trials."""
+    return [trial for trial in study.trials if trial.status == "failed" and trial.target > 0]
+
+
+def _go_on(plan: Plan, there: Setting, searched: StudyResult) -> Setting | None:
     """A search as it goes on; again if it found nothing since its trials were lost."""
     if there.status != "finished":
         return there
     if searched.best is not None or not failures(searched):
         return None
-    return there.with_(trials=None if there.trials is None else there.trials + failures(searched))
+    return there.with_(trials=None if plan.trials is None else plan.trials + failures(searched))
 
 
 def untrained(plan: Plan, trained: StudyResult) -> list[int]:

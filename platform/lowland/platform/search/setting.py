@@ -7,7 +7,7 @@
 
 import os
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, PlainSerializer, ValidationError
 
@@ -24,6 +24,8 @@ from lowland.trainers.errors import UserError
 SETTING, JOURNAL, STOP = "search.json", "trials.journal", "stop"
 TICKS = 51
 """Parts of a training at whose ends trials may be compared."""
+
+Model = TypeVar("Model", bound=BaseModel)
 
 
 class Setting(BaseModel):
@@ -111,10 +113,33 @@ class Setting(BaseModel):
 
     def write(self) -> None:
         """Writes it to its folder, whole or not at all."""
-        self.folder.mkdir(parents=True, exist_ok=True)
-        temporary = self.folder / f"{SETTING}.{os.getpid()}.tmp"
-        temporary.write_text(self.model_dump_json(indent=2, exclude_unset=True), encoding="utf-8")
-        temporary.replace(self.folder / SETTING)
+        write_model(self, self.folder / SETTING)
+
+
+def write_model(model: BaseModel, file: Path) -> None:
+    """Writes a model to a file, whole or not at all, and its folder if that is not there."""
+    file.parent.mkdir(parents=True, exist_ok=True)
+    temporary = file.with_name(f"{file.name}.{os.getpid()}.tmp")
+    temporary.write_text(model.model_dump_json(indent=2, exclude_unset=True), encoding="utf-8")
+    temporary.replace(file)
+
+
+def read_model(kind: type[Model], file: Path) -> Model | None:
+    """What `write_model` wrote; None if there is no such file.
+
+    Raises:
+        UserError: it is damaged.
+    """
+    if not file.is_file():
+        return None
+    try:
+        return kind.model_validate_json(file.read_bytes())
+    except ValidationError as error:
+        first = error.errors()[0]
+        place = ".".join(map(str, first["loc"]))
+        raise UserError(
+            f"{file} cannot be read ({f'{place}: ' if place else ''}{first['msg']}); restore it or move the folder"
+        ) from None
 
 
 def study_folder(storage: str, name: str) -> Path:
@@ -138,17 +163,7 @@ def read_setting(storage: str, name: str) -> Setting | None:
     Raises:
         UserError: its file is damaged.
     """
-    file = study_folder(storage, name) / SETTING
-    if not file.is_file():
-        return None
-    try:
-        return Setting.model_validate_json(file.read_bytes())
-    except ValidationError as error:
-        first = error.errors()[0]
-        place = ".".join(map(str, first["loc"]))
-        raise UserError(
-            f"{file} cannot be read ({f'{place}: ' if place else ''}{first['msg']}); restore it or move the folder"
-        ) from None
+    return read_model(Setting, study_folder(storage, name) / SETTING)
 
 
 def existing_study(storage: str, name: str) -> Setting:
