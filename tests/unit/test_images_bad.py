@@ -2,12 +2,16 @@
 
 from pathlib import Path
 
+import fsspec
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 from support.vision import encoded, noise, write_parquet
 
+from lowland.trainers.data.images import collection
 from lowland.trainers.data.images.data import open_images
+from lowland.trainers.data.images.sources import Files
 from lowland.trainers.errors import DataError, RecipeError
 from lowland.trainers.recipe import ImageDataConfig
 
@@ -185,6 +189,30 @@ def test_folders_are_classes_and_other_files_are_passed_over(tmp_path):
         open_images(data(train, held_out_path=str(held_out)))
     with pytest.raises(DataError, match=r"classes that .*train does not have: bird"):
         open_images(data(train, held_out_path=str(folders(tmp_path / "other", bird=1, cat=1))))
+
+
+def test_of_image_files_only_headers_are_read_at_the_start(tmp_path, monkeypatch):
+    """On a remote store too; the pixels are read when they are asked for."""
+    memory, ends, whole = fsspec.filesystem("memory"), list[int](), list[int]()
+    image, plain = encoded(noise(0, 256, 256, 3)), collection.header
+    for name in ("cat/0.png", "cat/1.png", "dog/0.png", "dog/1.png"):
+        memory.pipe(f"/{tmp_path.name}/{name}", image)
+
+    def header(stream):
+        found = plain(stream)
+        ends.append(stream.raw.tell())
+        return found
+
+    read = Files.read
+    monkeypatch.setattr(collection, "header", header)
+    monkeypatch.setattr(Files, "read", lambda files, row: (whole.append(row), read(files, row))[1])
+    streamed = {"cache": "never", "mean": [0.5] * 3, "std": [0.2] * 3, "held_out": 0.25}
+    found = open_images(data(f"memory://{tmp_path.name}", **streamed))
+    assert found.size == 256
+    assert (len(ends), whole) == (4, [])
+    assert max(ends) < len(image) / 8
+    assert torch.equal(found.train.pixels(np.array([0]))[0], torch.from_numpy(noise(0, 256, 256, 3)).permute(2, 0, 1))
+    assert whole == found.train.rows[:1].tolist()
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,7 @@ from torch import nn
 
 from lowland.trainers.data.images.batches import HeldOutImages, ImageBatch, TrainImages
 from lowland.trainers.data.images.data import ImageData, open_images
-from lowland.trainers.data.images.sources import Columns, read_rows
+from lowland.trainers.data.images.sources import read_column
 from lowland.trainers.engines import Engine, Inputs
 from lowland.trainers.errors import RecipeError
 from lowland.trainers.methods.base import Problem
@@ -177,7 +177,7 @@ class ImageClassificationTask:
     def _column(self, name: str) -> torch.Tensor:
         """Labels of the training images from another column."""
         data, place = self._config.data, f"methods: label_noise.column = {name}"
-        found = read_rows(data.path, Columns(data.image_column, data.label_column, name)).groups
+        found = read_column(data.path, name)
         if found is None:
             raise RecipeError(f"{place}: only Parquet files have columns, and {data.path} is none; set another kind")
         values = [found[row] for row in self.data.train.rows]

@@ -120,7 +120,8 @@ class Collection:
 
     def _header(self, row: int) -> Header | BadImageError:
         try:
-            return header(self._rows.images.read(row))
+            with self._rows.images.opened(row) as data:
+                return header(data)
         except BadImageError as error:
             return error
 

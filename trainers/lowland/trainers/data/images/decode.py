@@ -3,7 +3,7 @@
 import io
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal
+from typing import BinaryIO, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -57,8 +57,8 @@ class Header:
     """The colour mode, in words."""
 
 
-def header(data: bytes | Pixels | None) -> Header:
-    """Size and colour mode; reads no pixels.
+def header(data: bytes | Pixels | BinaryIO | None) -> Header:
+    """Size and colour mode; reads no pixels, and of a seekable stream no more than they are said in.
 
     Raises:
         BadImageError: it is no image.
@@ -119,13 +119,13 @@ def decode(
     return np.array(pixels[None] if pixels.ndim == 2 else pixels.transpose(2, 0, 1), order="C")
 
 
-def _opened(data: bytes | Pixels | None) -> Image.Image:
+def _opened(data: bytes | Pixels | BinaryIO | None) -> Image.Image:
     if data is None:
         raise BadImageError("missing image", "the row has no image, or its file is gone")
     if isinstance(data, np.ndarray):
         return Image.fromarray(data)
     try:
-        return Image.open(io.BytesIO(data))
+        return Image.open(io.BytesIO(data) if isinstance(data, bytes) else data)
     except Exception as error:
         text = "no image format that Pillow knows" if isinstance(error, UnidentifiedImageError) else str(error)
         raise BadImageError("corrupt image", text or type(error).__name__) from None

@@ -1,11 +1,13 @@
 """Rows of image data as they are stored: encoded images with a label each, from wherever a recipe names."""
 
 import hashlib
+import io
 import json
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 import numpy.typing as npt
@@ -21,6 +23,8 @@ DIGITS = "digits"
 """Names the 1797 digits of 8 x 8 pixels that come with scikit-learn."""
 SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".tif", ".tiff", ".webp", ".ppm", ".pgm")
 """Files of a class's folder that are taken for images."""
+_READ_AHEAD = 16 << 10
+"""Bytes that are read of an image file at a time, where only its header is wanted: Pillow asks for a few each time."""
 
 Value = int | str | None
 """A label or group as it is written; None where there is none."""
@@ -63,6 +67,11 @@ class Encoded:
         data: bytes | None = value.as_py()
         return data
 
+    @contextmanager
+    def opened(self, row: int) -> "Iterator[bytes | npt.NDArray[np.uint8] | BinaryIO | None]":
+        """What `read` gives, or a seekable stream of it where it is not in memory."""
+        yield self.read(row)
+
     def place(self, row: int) -> str:
         """File and row, for messages; rows count from 0 within their file."""
         file, local = self._locate(row)
@@ -76,8 +85,8 @@ class Encoded:
 class Files(Encoded):
     """Image files, read when they are asked for."""
 
-    def __init__(self, paths: Sequence[str]) -> None:
-        self._paths = paths
+    def __init__(self, filesystem: fs.FileSystem, paths: Sequence[str]) -> None:
+        self._filesystem, self._paths = filesystem, paths
 
     def path(self, row: int) -> str:
         """The file of a row."""
@@ -85,12 +94,22 @@ class Files(Encoded):
 
     def read(self, row: int) -> bytes | None:
         """The file's bytes; None if it is gone."""
-        filesystem, path = open_filesystem(self._paths[row])
         try:
-            with filesystem.open_input_stream(path, compression=None) as stream:
+            with self._filesystem.open_input_stream(self._paths[row], compression=None) as stream:
                 return bytes(stream.read())
         except OSError:
             return None
+
+    @contextmanager
+    def opened(self, row: int) -> Iterator[BinaryIO | None]:
+        """The file; None if it is gone."""
+        try:
+            file = self._filesystem.open_input_file(self._paths[row])
+        except OSError:
+            yield None
+            return
+        with io.BufferedReader(file, _READ_AHEAD) as stream:
+            yield stream
 
     def place(self, row: int) -> str:
         """File and row."""
@@ -121,10 +140,26 @@ def read_rows(path: str, columns: Columns) -> Rows:
     """
     if path == DIGITS:
         return _digits()
+    files = _parquet_files(path)
+    return _parquet(files, columns) if files else _folders(*open_filesystem(path), path)
+
+
+def read_column(path: str, name: str) -> list[Value] | None:
+    """A further column of whole numbers or names, by row, read alone; None where images have no columns.
+
+    Raises:
+        DataError: the column is missing or of the wrong type.
+    """
+    files = _parquet_files(path) if path != DIGITS else []
+    values = [value for file in files for value in _values(_table(file, [name]), file, name)]
+    return values if files else None
+
+
+def _parquet_files(path: str) -> list[SourceFile]:
+    """The files of a path that is no folder of images."""
     filesystem, inside = open_filesystem(path)
     is_folder = filesystem.get_file_info(inside).type == fs.FileType.Directory
-    files = list_files(path, ("*.parquet",)) if not is_folder or _has_parquet(filesystem, inside) else []
-    return _parquet(files, columns) if files else _folders(filesystem, inside, path)
+    return list_files(path, ("*.parquet",)) if not is_folder or _has_parquet(filesystem, inside) else []
 
 
 def _digits() -> Rows:
@@ -152,7 +187,7 @@ def _folders(filesystem: fs.FileSystem, folder: str, path: str) -> Rows:
         for file in _images(filesystem, f"{folder}/{name}"):
             paths.append(file)
             labels.append(label)
-    return Rows(labels, None, Files(paths), tuple(classes))
+    return Rows(labels, None, Files(filesystem, paths), tuple(classes))
 
 
 def _images(filesystem: fs.FileSystem, folder: str) -> Iterator[str]:
@@ -229,10 +264,9 @@ def image_files(path: str) -> dict[str, int]:
     """
     if path == DIGITS:
         return {}
+    if files := _parquet_files(path):
+        return {file.path: file.size for file in files}
     filesystem, inside = open_filesystem(path)
-    is_folder = filesystem.get_file_info(inside).type == fs.FileType.Directory
-    if not is_folder or _has_parquet(filesystem, inside):
-        return {file.path: file.size for file in list_files(path, ("*.parquet",))}
     images = _folders(filesystem, inside, path)
     assert isinstance(images.images, Files)
     first = {label: images.images.path(row) for row, label in reversed(list(enumerate(images.labels)))}
