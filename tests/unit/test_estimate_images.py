@@ -40,5 +40,8 @@ def test_data_and_batches_that_are_wrong(tmp_path):
     path = write_parquet(tmp_path / "a.parquet", [b"broken", encoded(noise(0, 8, 8))], [0, 1])
     with pytest.raises(DataError, match=r"a.parquet row 0: corrupt image"):
         estimate_images(config(data={"path": str(path)}), workers=1)
+    path = write_parquet(tmp_path / "wide.parquet", [encoded(noise(i, 7, 9)) for i in range(2)], [0, 1])
+    with pytest.raises(RecipeError, match=r"data.size: give the side .*; the images have 9 x 7 pixels"):
+        estimate_images(config(data={"path": str(path)}), workers=1)
     with pytest.raises(RecipeError, match="must be a multiple"):
         estimate_images(config(batch={"micro_batch": 8, "global_images": 12}), workers=1)

@@ -7,9 +7,10 @@ from dataclasses import dataclass
 
 import torch
 
+from lowland.trainers.data.images.data import square_side
 from lowland.trainers.data.images.decode import BadImageError, header
 from lowland.trainers.data.images.labels import class_names
-from lowland.trainers.data.images.sources import Columns, read_rows
+from lowland.trainers.data.images.sources import Columns, Encoded, read_rows
 from lowland.trainers.errors import DataError, RecipeError
 from lowland.trainers.estimate.activations import ActivationTrace
 from lowland.trainers.estimate.optimizers import optimizer_memory
@@ -105,15 +106,16 @@ def _seen(config: ImageClassificationConfig) -> tuple[ImageInput, int]:
     data = config.data
     rows = read_rows(data.path, Columns(data.image_column, data.label_column, data.group_column))
     classes = class_names(rows.labels, rows.names, data.classes, data.path)
-    size = data.size or _first_size(rows.images.read(0), data.path)
+    size = data.size or _first_size(rows.images)
     count = len(rows) if data.held_out_path is not None else len(rows) - max(1, round(data.held_out * len(rows)))
     grey = (0.5,) * data.channels
     return ImageInput(size, data.channels, grey, grey, classes.names), count
 
 
-def _first_size(image: object, path: str) -> int:
+def _first_size(images: Encoded) -> int:
     try:
-        found = header(image)  # type: ignore[arg-type]
+        with images.opened(0) as data:
+            found = header(data)
     except BadImageError as error:
-        raise DataError(f"{path} row 0: {error.reason} ({error})") from None
-    return found.width
+        raise DataError(f"{images.place(0)}: {error.reason} ({error})") from None
+    return square_side({(found.width, found.height)})

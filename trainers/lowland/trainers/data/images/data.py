@@ -139,7 +139,15 @@ def _split(collection: Collection, config: ImageDataConfig) -> tuple[Numbers, Nu
 def _size(config: ImageDataConfig, collections: list[Collection]) -> int:
     if config.size is not None:
         return config.size
-    sides = {side for collection in collections for side in collection.sides}
+    return square_side({side for collection in collections for side in collection.sides})
+
+
+def square_side(sides: set[tuple[int, int]]) -> int:
+    """The side of images that are all squares of one size, of which `sides` are the widths and heights.
+
+    Raises:
+        RecipeError: they are not.
+    """
     width, height = next(iter(sides), (0, 1))
     if len(sides) == 1 and width == height:
         return width
