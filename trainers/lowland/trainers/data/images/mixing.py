@@ -1,7 +1,7 @@
 """MixUp and CutMix: which part of an example is another one's.
 
-The partner of example i of the endless stream is its neighbour i xor 1, so that both belong to the same epoch's order
-and mixing is the same however the stream is cut into batches and ranks.
+The partner of example i of the endless stream is its neighbour i xor 1, so that mixing is the same however the stream
+is cut into batches and ranks.
 """
 
 from dataclasses import dataclass
