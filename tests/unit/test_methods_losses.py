@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from support.methods import GROUPS, gradients, gradients_of, network, outputs
 
-from lowland.trainers.methods.base import group_means
+from lowland.trainers.methods.base import GlobalBatch, group_means
 from lowland.trainers.methods.conflict_free import conflict_free
 from lowland.trainers.methods.igb import IGB, igb_objective, igb_weights
 
@@ -26,6 +26,20 @@ def test_before_the_base_no_scale_of_a_loss_matters():
         return point.grad
 
     torch.testing.assert_close(gradient(1.0), gradient(50.0))
+
+
+@pytest.mark.parametrize("based", [False, True])
+def test_a_group_without_any_loss_leaves_all_factors_finite(based):
+    method = IGB(2, base_start=0, base_end=0 if based else 9)
+    method.load_state({"sums": torch.tensor([0.0, 1.0]).double(), "counts": torch.ones(2).double()})
+    losses = torch.tensor([0.0, 0.0, 2.0, 4.0]).double()
+    groups = torch.tensor([0, 0, 1, 1])
+    found = method.weights(GlobalBatch(losses, groups, torch.ones(4).double(), groups, {}))
+    assert bool(found.isfinite().all())
+    assert bool(found.float().isfinite().all())
+    share = float(igb_weights(torch.tensor([0.0, 3.0]), torch.tensor([0.0, 1.0]) if based else None)[1])
+    assert found[2:].tolist() == pytest.approx([4 * share / (3 * 2 * 2)] * 2)
+    assert bool(igb_objective(torch.tensor([0.0, 3.0]), torch.tensor([0.0, 1.0])).isfinite())
 
 
 def test_as_a_method_it_is_the_objective_over_groups():

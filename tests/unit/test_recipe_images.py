@@ -27,6 +27,32 @@ def path(tmp_path):
     return file
 
 
+REWOUND = "methods=[{name: magnitude_pruning, sparsity: 0.5, rewind: weights}]"
+
+
+@pytest.mark.parametrize(
+    "other", ["soap", "adafactor", "rotated_adam", "schedule_free_sgd", "tam", "adatamw", "critical_momenta", "mixed"]
+)
+def test_weight_rewinding_needs_state_of_single_weights(path, other):
+    optimizer = f"{{name: {other}, lr: 0.1}}"
+    if other == "mixed":
+        rules = "[{kinds: [matrices], optimizer: {name: muon}}, {match: '*', optimizer: {name: adamw}}]"
+        other, optimizer = "muon", f"{{name: mixed, lr: 0.1, rules: {rules}}}"
+    load_recipe(path, [f"optimizer={optimizer}", REWOUND.replace("weights", "learning_rate")])
+    message = f"that of {other} is not all of single weights: set rewind: learning_rate, or take one of adamw, sgd"
+    with pytest.raises(RecipeError, match=message):
+        load_recipe(path, [f"optimizer={optimizer}", REWOUND])
+
+
+def test_weight_rewinding_goes_with_optimizers_of_single_weights(path):
+    custom = "{name: custom, lr: 0.1, target: 'torch.optim:Adamax', sees: elements}"
+    mixed = "{name: mixed, lr: 0.1, rules: [{match: '*', optimizer: {name: lion}}]}"
+    for optimizer in ("{name: adamw, lr: 0.1}", custom, mixed):
+        load_recipe(path, [f"optimizer={optimizer}", REWOUND])
+    with pytest.raises(RecipeError, match="that of custom is not all of single weights"):
+        load_recipe(path, [f"optimizer={custom.replace('elements', 'tensors')}", REWOUND])
+
+
 def test_the_task_decides_what_the_sections_are(path, tmp_path):
     recipe = load_recipe(path)
     assert isinstance(recipe, ImageClassificationRecipe)

@@ -14,22 +14,25 @@ from lowland.trainers.engines import Engine
 from lowland.trainers.methods.base import GlobalBatch, Method, group_means
 from lowland.trainers.world import World
 
+LEAST = 1e-12
+"""Losses below count as this, in quotients and logarithms: examples that are learnt by heart may have a loss of 0."""
+
 
 def igb_weights(losses: Tensor, base: Tensor | None) -> Tensor:
     """w [n], without gradients; ones before there is a base.
 
     Args:
-        losses: [n], above 0.
+        losses: [n], at least 0.
         base: [n], mean losses of the base epoch.
     """
     if base is None:
         return torch.ones_like(losses)
-    return len(losses) * torch.softmax((losses / base).detach(), dim=0)
+    return len(losses) * torch.softmax((losses.clamp(min=LEAST) / base.clamp(min=LEAST)).detach(), dim=0)
 
 
 def igb_objective(losses: Tensor, base: Tensor | None) -> Tensor:
     """The sum of w_i log l_i."""
-    return (igb_weights(losses, base) * losses.log()).sum()
+    return (igb_weights(losses, base) * losses.clamp(min=LEAST).log()).sum()
 
 
 class IGB(Method):
@@ -69,7 +72,7 @@ class IGB(Method):
         weights = igb_weights(losses, base)
         self._last[present.cpu()] = weights.cpu()
         counts = torch.bincount(index)
-        own = weights / (losses * counts * len(present))
+        own = weights / (losses.clamp(min=LEAST) * counts * len(present))
         return len(batch.losses) * own[index]
 
     def after_step(self, engine: Engine, world: World, batch: GlobalBatch | None) -> None:

@@ -59,6 +59,10 @@ class MagnitudePruning(Method):
     rewinding 4 more.  Under ZeRO each step from the first round on gathers the weights once more.  What is due at a
     skipped step happens after the next one that is not; of several rounds the last.
 
+    Optimizer state that is not of single weights (of whole tensors, and averages of the model) is left as it is: what
+    pruned weights' gradients put there, as into Muon's momentum or Adafactor's rows and columns, has a say in the
+    steps of the weights that are left.  Recipes refuse weight rewinding with such optimizers.
+
     Args:
         rounds: at least one, in ascending order of steps.
         scope: whether sizes are compared over all prunable tensors or within each.
@@ -226,14 +230,14 @@ class MagnitudePruning(Method):
 
 
 def _keep(piece: StatePiece, mask: Tensor) -> None:
-    """Sets what is masked to 0, in the weights and in optimizer state of their size."""
+    """Sets what is masked to 0, in the weights and in optimizer state of single weights."""
     for tensor in piece.tensors.values():
         if tensor.is_floating_point():
             tensor.mul_(mask.view_as(tensor))
 
 
 def _put_back(piece: StatePiece, early: Tensor) -> None:
-    """Early weights, and an optimizer that knows nothing."""
+    """Early weights, and an optimizer of single weights that knows nothing."""
     for name, tensor in piece.tensors.items():
         tensor.copy_(early) if name == "weight" else tensor.zero_()
     for number in piece.scalars.values():

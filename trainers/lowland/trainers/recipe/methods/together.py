@@ -8,11 +8,13 @@ from lowland.trainers.recipe.methods.labels import LabelNoiseConfig
 from lowland.trainers.recipe.methods.losses import ConFIGConfig
 from lowland.trainers.recipe.methods.pruning import MagnitudePruningConfig
 from lowland.trainers.recipe.methods.robustness import FixedETFConfig, RationaleInvarianceConfig, WeightBalancingConfig
-from lowland.trainers.recipe.optimizers import OptimizerConfig
+from lowland.trainers.recipe.optimizers import CustomConfig, MixedConfig, OptimizerConfig, SingleOptimizer
 from lowland.trainers.recipe.sharding import ShardingConfig
 
 _OF_THE_HEAD = (RationaleInvarianceConfig, WeightBalancingConfig)
 _OWN_WEIGHTS = ("ema", "nowcast", "lookbehind")
+_OF_ELEMENTS = ("adamw", "sgd", "lion")
+"""Optimizers all of whose state is of single weights; others keep averages, buffers or matrices beside."""
 
 
 def require_possible(
@@ -71,10 +73,21 @@ def _require_own_loss(methods: Sequence[MethodSection]) -> None:
 
 
 def _require_rewindable(methods: Sequence[MethodSection], optimizer: OptimizerConfig) -> None:
-    rewinds = any(isinstance(method, MagnitudePruningConfig) and method.rewind == "weights" for method in methods)
+    if not any(isinstance(method, MagnitudePruningConfig) and method.rewind == "weights" for method in methods):
+        return
     around = next((name for name in _OWN_WEIGHTS if getattr(optimizer, name) is not None), None)
-    if rewinds and (around is not None or optimizer.diloco is not None):
+    if around is not None or optimizer.diloco is not None:
         raise ValueError(
             f"methods: magnitude_pruning.rewind: weights clears the optimizer's state, in which optimizer."
             f"{around or 'diloco'} keeps weights: remove one, or set rewind: learning_rate"
         )
+    parts = [rule.optimizer for rule in optimizer.rules] if isinstance(optimizer, MixedConfig) else [optimizer]
+    if other := next((part.name for part in parts if not _is_of_elements(part)), None):
+        raise ValueError(
+            f"methods: magnitude_pruning.rewind: weights clears the optimizer's state, and that of {other} is not all "
+            f"of single weights: set rewind: learning_rate, or take one of {', '.join(_OF_ELEMENTS)}"
+        )
+
+
+def _is_of_elements(optimizer: SingleOptimizer | MixedConfig) -> bool:
+    return optimizer.name in _OF_ELEMENTS or (isinstance(optimizer, CustomConfig) and optimizer.sees == "elements")
