@@ -1,5 +1,7 @@
 """Networks of the sizes that are published, BatchNorm that is torch's, and exports that come back."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 from torch import nn
@@ -16,6 +18,7 @@ from lowland.trainers.models import (
     settle,
     use_step_batch_norm,
 )
+from lowland.trainers.models.heads import ETFClassifier
 from lowland.trainers.recipe import ImageModelConfig
 
 
@@ -166,6 +169,22 @@ def test_an_export_comes_back_and_can_be_gone_on_from(fields, tmp_path):
         assert torch.equal(logits, expected) == (classes == 3)
     with pytest.raises((DataError, RecipeError), match="channels"):
         build_image_classifier(again, seen(8, channels=1, classes=3), dtype=torch.float32, seed=2)
+
+
+@pytest.mark.parametrize("fixed", [False, True], ids=["linear", "fixed"])
+@pytest.mark.parametrize("classes", [("0", "1", "9"), ("2", "1", "0"), ("0", "1", "2", "3")])
+def test_a_head_of_other_classes_begins_anew_and_the_rest_is_kept(classes, fixed, tmp_path):
+    recipe, how = ImageModelConfig(architecture="wide-resnet-10-1"), seen(8, classes=3)
+    network = build_image_classifier(recipe, how, dtype=torch.float32, seed=1)
+    if fixed:
+        network.fc = ETFClassifier(torch.randn(3, 64), scale=2.0)
+    save_classifier(network, recipe, how, dict(network.state_dict()), tmp_path)
+    again, other = ImageModelConfig(path=str(tmp_path)), replace(how, classes=classes)
+    own, found = (build_image_classifier(m, other, dtype=torch.float32, seed=2).state_dict() for m in (recipe, again))
+    assert found.keys() == own.keys()
+    expected = {name: own if name.startswith("fc.") else network.state_dict() for name in own}
+    assert all(torch.equal(value, expected[name][name]) for name, value in found.items())
+    assert classifier_sizes(again, other) == classifier_sizes(recipe, other)
 
 
 @pytest.mark.parametrize(

@@ -61,20 +61,22 @@ def load_classifier(folder: Path) -> tuple[nn.Module, ImageInput]:
 
 
 def read_own(folder: Path, described: Mapping[str, Any], seen: ImageInput) -> nn.Module:
-    """A network of lowland with its weights; a head for other classes is initialised anew."""
+    """A network of lowland with its weights; a head for other classes, or in another order, is initialised anew."""
     network = bare_network(folder, described, seen)
     try:
         weights = load_file(folder / "model.safetensors")
     except (OSError, SafetensorError) as error:
         raise DataError(f"{folder}: no weights can be read there: {error}") from error
     own = network.state_dict()
-    other_head = {name for name in weights if name.startswith("fc.") and weights[name].shape != own[name].shape}
-    differing = [n for n in own if n not in other_head and (n not in weights or weights[n].shape != own[n].shape)]
+    if not _same_classes(folder, seen):
+        weights = {name: tensor for name, tensor in weights.items() if not name.startswith("fc.")}
+        weights |= {name: tensor for name, tensor in own.items() if name.startswith("fc.")}
+    differing = [name for name in own if name not in weights or weights[name].shape != own[name].shape]
     if differing:
         raise DataError(
             f"{folder}: {differing[0]} has another shape than images of data.channels = {seen.channels} want"
         )
-    network.load_state_dict({**weights, **{name: own[name] for name in other_head}})
+    network.load_state_dict(weights)
     return network
 
 
@@ -85,9 +87,14 @@ def bare_network(folder: Path, described: Mapping[str, Any], seen: ImageInput) -
         raise DataError(f"{folder}: the architecture {described.get('architecture')} is not known to this lowland")
     shapes = _shapes(folder)
     fit_units(network, shapes)
-    if (vectors := shapes.get("fc.vectors")) is not None:
+    if (vectors := shapes.get("fc.vectors")) is not None and _same_classes(folder, seen):
         network.fc = ETFClassifier(torch.empty(vectors), scale=1.0)
     return network
+
+
+def _same_classes(folder: Path, seen: ImageInput) -> bool:
+    """Whether the classes of a folder's network are those of the data, in their order."""
+    return tuple(_json(folder / PREPROCESSING)["classes"]) == seen.classes
 
 
 def _shapes(folder: Path) -> dict[str, tuple[int, ...]]:
