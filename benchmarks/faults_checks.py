@@ -17,8 +17,9 @@ MADE = re.compile(rf"{MARK} (\d+) at ([0-9.]+)")
 SET_STATE, SET_VALUE = 6, 7
 """Numbers of records in Optuna's journal."""
 FINISHED = 1
-Values = dict[tuple[int, int], float]
-"""By trial and place."""
+Place = tuple[int, int]
+"""Trial and resource."""
+Values = dict[Place, float]
 
 
 @dataclass
@@ -28,6 +29,9 @@ class Found:
     wrong: list[str] = field(default_factory=list)
     trials: int = 0
     values: int = 0
+    """At the end, and those that the journal had at a kill and then no more."""
+    lost: int = 0
+    """Of these, how many are gone, are others than they were, or were written more than once."""
     segments: int = 0
     """Trained, repeated ones not counted."""
     repeated: int = 0
@@ -39,9 +43,9 @@ class Found:
     """MLflow runs of trials."""
 
 
-def written(journal: Path) -> tuple[Values, set[int], Counter[tuple[int, int]]]:
+def written(journal: Path) -> tuple[Values, set[int], Counter[Place]]:
     """Values, finished trials, and how often each value was written, by the journal's own records."""
-    values, finished, times = Values(), set[int](), Counter[tuple[int, int]]()
+    values, finished, times = Values(), set[int](), Counter[Place]()
     for line in journal.read_bytes().splitlines(keepends=True) if journal.is_file() else []:
         if not line.endswith(b"\n"):
             break  # being written
@@ -53,6 +57,16 @@ def written(journal: Path) -> tuple[Values, set[int], Counter[tuple[int, int]]]:
         if record["op_code"] == SET_STATE and record["state"] == FINISHED:
             finished.add(record["trial_id"])
     return values, finished, times
+
+
+def not_kept(
+    values: Values, times: Counter[Place], before: list[tuple[Values, set[int]]]
+) -> tuple[set[Place], set[Place]]:
+    """Places whose value is gone, and those whose value is another than it was or was written more than once."""
+    had = [item for earlier, _ in before for item in earlier.items()]
+    gone = {place for place, _ in had if place not in values}
+    other = {place for place, value in had if place not in gone and values[place] != value}
+    return gone, other | {place for place, count in times.items() if count > 1}
 
 
 def check(storage: Path, name: str, *, trials: int, kills: int, before: list[tuple[Values, set[int]]]) -> Found:
@@ -74,6 +88,9 @@ def check(storage: Path, name: str, *, trials: int, kills: int, before: list[tup
     begun = [trial for trial in study.trials if trial.target]
     found.trials, found.values = len(begun), sum(len(trial.curve) for trial in begun)
     found.segments = found.values
+    gone, other = not_kept(values, times, before)
+    found.values += len(gone)
+    found.lost = len(gone | other)
     if len(begun) != trials:
         found.wrong.append(f"{len(begun)} trials began, not {trials}")
     states = Counter(trial.status for trial in begun)

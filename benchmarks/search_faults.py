@@ -238,7 +238,7 @@ def row(rounds: list[Round]) -> list[int]:
     """Sums of a kind."""
     found = [r.found for r in rounds]
     values = sum(f.values for f in found)
-    lost = sum("journal" in text or "written" in text for f in found for text in f.wrong)
+    lost = sum(f.lost for f in found)
     kills, steps = sum(len(r.kills) for r in rounds), sum(f.steps for f in found)
     begun, runs = sum(f.repeated for f in found), sum(f.runs for f in found)
     wrong = sum(bool(f.wrong) for f in found)
