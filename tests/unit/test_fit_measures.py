@@ -15,6 +15,8 @@ from support.training import LLAMA, TORCH, batch, config, interrupted, outcome, 
 from lowland.trainers.errors import RecipeError
 from lowland.trainers.measures import sam_sharpness, top_eigenvalue
 from lowland.trainers.measures.predictions import Predictions, group_metrics, predictions
+from lowland.trainers.measures.representation import last_layer
+from lowland.trainers.models.heads import ETFClassifier
 from lowland.trainers.recipe import MeasuresConfig
 from lowland.trainers.tasks import build_task
 from lowland.trainers.world import World
@@ -141,8 +143,13 @@ def test_a_head_within_the_loss_gives_no_logits() -> None:
     probe: Any = SimpleNamespace(inputs=lambda: [batch])
     with pytest.raises(RecipeError, match=r"model\.fused_loss: never"):
         next(predictions(probe, engine, "difficulty"))
-    network.append(torch.nn.Linear(4, 5))
-    assert next(predictions(probe, engine, "difficulty")).logits.shape == (2, 5)
+    for head in (torch.nn.Linear(4, 5), ETFClassifier(torch.randn(5, 4), 16.0)):
+        whole = torch.nn.Sequential(*network, head)
+        engine = SimpleNamespace(module=whole, evaluate=lambda inputs, whole=whole: whole(inputs["x"]))
+        assert next(predictions(probe, engine, "difficulty")).logits.shape == (2, 5)
+        with last_layer(whole) as layers:
+            whole(batch["x"])
+        assert torch.equal(layers.features, network(batch["x"]))
 
 
 def test_group_means_are_those_of_all_micro_batches() -> None:

@@ -27,14 +27,26 @@ def test_mistakes_are_told_with_their_place(tmp_path, override, message):
     assert message in str(caught.value)
 
 
+IMAGES = {
+    "task": "image-classification",
+    "length": "8 steps",
+    "model": {"architecture": "wide-resnet-10-1"},
+    "optimizer": {"name": "sgd", "lr": 0.1},
+    "batch": {"micro_batch": 8},
+}
+
+
+@pytest.mark.parametrize("measure", ["difficulty", "groups"])
+@pytest.mark.parametrize("mixing", ["mixup", "cutmix"])
+def test_mixed_images_have_no_one_label(measure, mixing):
+    recipe = {**IMAGES, "augmentation": {mixing: 0.2}}
+    ImageClassificationConfig.model_validate({**recipe, "measures": {"names": ["representation"]}})
+    with pytest.raises(ValidationError, match=rf"{measure} needs images of one label .* or set {mixing}: 0"):
+        ImageClassificationConfig.model_validate({**recipe, "measures": {"names": ["ntk", measure]}})
+
+
 def test_images_have_no_tokens_to_measure_by():
-    recipe = {
-        "task": "image-classification",
-        "length": "8 steps",
-        "model": {"architecture": "wide-resnet-10-1"},
-        "optimizer": {"name": "sgd", "lr": 0.1},
-        "batch": {"micro_batch": 8},
-    }
+    recipe = IMAGES
     ImageClassificationConfig.model_validate({**recipe, "measures": {"names": ["ntk"], "every": "1 epochs"}})
     with pytest.raises(ValidationError, match=r"measures\.every: 5 tokens: images have no tokens"):
         ImageClassificationConfig.model_validate({**recipe, "measures": {"names": ["ntk"], "every": "5 tokens"}})

@@ -8,6 +8,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from lowland.trainers.blocks import repeated_blocks
+from lowland.trainers.models.heads import ETFClassifier
 
 __all__ = ["Layers", "last_layer"]
 
@@ -20,15 +21,15 @@ class Layers:
 
     @property
     def features(self) -> Tensor:
-        """[B, d]: what the last layer is given if it is linear (a head), else what it gives; positions averaged."""
+        """[B, d]: what the last layer is given if it is a head, else what it gives; positions averaged."""
         _, given, made = self._last()
         features = given if self.has_head else made
         return features.flatten(1, -2).mean(1) if features.dim() > 2 else features
 
     @property
     def has_head(self) -> bool:
-        """Whether the last layer is linear, so that it gives logits."""
-        return isinstance(self._last()[0], nn.Linear)
+        """Whether the last layer is a classifier (linear, or of fixed vectors), so that it gives logits."""
+        return isinstance(self._last()[0], nn.Linear | ETFClassifier)
 
     @property
     def output(self) -> Tensor:

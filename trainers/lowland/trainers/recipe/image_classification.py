@@ -65,6 +65,19 @@ class ImageClassificationConfig(TrainConfig):
         return self
 
     @model_validator(mode="after")
+    def _measures_possible(self) -> "ImageClassificationConfig":
+        """Measures are taken on training batches, whose mixed images have neither one label nor one group."""
+        mixed = next((name for name in ("mixup", "cutmix") if getattr(self.augmentation, name) > 0), None)
+        names = self.measures.names if self.measures is not None else ()
+        measure = next((name for name in names if name in ("difficulty", "groups")), None)
+        if mixed is not None and measure is not None:
+            raise ValueError(
+                f"measures.names: {measure} needs images of one label each, which augmentation.{mixed} mixes: remove "
+                f"{measure}, or set {mixed}: 0"
+            )
+        return self
+
+    @model_validator(mode="after")
     def _methods_possible(self) -> "ImageClassificationConfig":
         require_possible(
             self.methods,
