@@ -1,16 +1,13 @@
 """A few digits with groups, and short trainings on them."""
 
-import io
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.parquet as pq
 import torch
-from PIL import Image
 from sklearn.datasets import load_digits
-from support.training import Outcome, states, train
+from support.training import Outcome, states
+from support.vision import config, encoded, train_config, write_parquet
 
 from lowland.trainers.recipe import ImageClassificationConfig
 
@@ -24,47 +21,30 @@ def write_digits(path: Path, count: int = 96) -> Path:
     labels = digits.target[chosen]
     odd = np.arange(count) % 4 == 0
     groups = [f"g{int(label > 0) ^ int(flip)}" for label, flip in zip(labels, odd, strict=True)]
-    table = {
-        "image": [_png(digits.images[index]) for index in chosen],
-        "label": labels.astype(int).tolist(),
-        "group": groups,
-    }
-    pq.write_table(pa.table(table), path)
-    return path
-
-
-def _png(image: Any) -> bytes:
-    file = io.BytesIO()
-    Image.fromarray((image / 16 * 255).astype(np.uint8)).save(file, "PNG")
-    return file.getvalue()
+    images = [encoded((digits.images[index] / 16 * 255).astype(np.uint8)) for index in chosen]
+    return write_parquet(path, images, labels.tolist(), group=groups)
 
 
 def image_config(data: Path, methods: Any = (), **changes: Any) -> ImageClassificationConfig:
-    """Six steps of 24 images; `changes` replace whole sections."""
+    """Six steps of 24 images as they are; `changes` replace whole sections."""
     sections: dict[str, Any] = {
-        "task": "image-classification",
         "length": "6 steps",
-        "model": {"architecture": "wide-resnet-10-1"},
         "data": {"path": str(data), "group_column": "group", "channels": 1},
+        "augmentation": {},
         "optimizer": {"name": "sgd", "lr": 0.05},
         "schedule": {"name": "cosine", "warmup": "1 steps"},
         "batch": {"micro_batch": 6, "global_images": 24, "max_grad_norm": 1.0},
-        "sharding": {"engine": "torch"},
         "evaluation": {"every": None},
-        "checkpoints": {"every": None, "export": False},
-        "log_every": 1,
-        "seed": 3,
         "methods": methods,
     }
-    return ImageClassificationConfig.model_validate({**sections, **changes})
+    return config(**{**sections, **changes})
 
 
 def train_images(
-    config: ImageClassificationConfig, folder: Path, *, stop_after: int | None = None, export: bool = False
+    recipe: ImageClassificationConfig, folder: Path, *, stop_after: int | None = None, export: bool = False
 ) -> Outcome:
     """One training in the current process group, or alone."""
-    result, recorder = train(config, folder, stop_after=stop_after, export=export)
-    return Outcome(recorder.values, recorder.events, result)
+    return train_config(recipe, folder, stop_after=stop_after, export=export)[0]
 
 
 def train_methods(data: Path, folder: Path, methods: Any, changes: dict[str, Any]) -> Outcome:

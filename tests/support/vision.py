@@ -10,11 +10,10 @@ import pyarrow.parquet as pq
 import torch
 from PIL import Image
 from safetensors import safe_open
+from support import training
 from support.training import Outcome, Recorder
 
-from lowland.trainers.fit import Places, fit
 from lowland.trainers.recipe import ImageClassificationConfig
-from lowland.trainers.world import World
 
 BATCH_NORM: dict[str, Any] = {"model": {"architecture": "wide-resnet-10-1"}}
 WITHOUT_NORM: dict[str, Any] = {
@@ -73,15 +72,14 @@ def train_and_watch(
     folder: Path, changes: dict[str, Any] | None = None, *, stop_after: int | None = None, export: bool = False
 ) -> tuple[Outcome, Recorder]:
     """The same, with its monitor."""
-    recorder = Recorder(stop_after)
-    result = fit(
-        config(**(changes or {})),
-        world=World.current(torch.device("cpu")),
-        monitor=recorder,
-        places=Places(str(folder / "checkpoints"), folder / "model" if export else None),
-        card=lambda metrics: "card",
-        metadata={},
-    )
+    return train_config(config(**(changes or {})), folder, stop_after=stop_after, export=export)
+
+
+def train_config(
+    recipe: ImageClassificationConfig, folder: Path, *, stop_after: int | None = None, export: bool = False
+) -> tuple[Outcome, Recorder]:
+    """The same, of a whole recipe."""
+    result, recorder = training.train(recipe, folder, stop_after=stop_after, export=export)
     return Outcome(recorder.values, recorder.events, result), recorder
 
 

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import fsspec
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 import torch
 from PIL import Image
@@ -158,6 +159,13 @@ def test_columns_that_are_missing_or_of_another_type(tmp_path):
     (tmp_path / "empty").mkdir()
     with pytest.raises(DataError, match="neither Parquet files nor a subfolder of images"):
         open_images(data(tmp_path / "empty"))
+
+
+def test_images_may_be_plain_bytes(tmp_path):
+    structs = pq.read_table(write_parquet(tmp_path / "structs.parquet", GOOD, LABELS))
+    pq.write_table(structs.set_column(0, "image", [GOOD]), tmp_path / "plain.parquet")
+    expected, found = (open_images(data(tmp_path / f"{name}.parquet")).train for name in ("structs", "plain"))
+    assert torch.equal(found.pixels(np.arange(len(found))), expected.pixels(np.arange(len(expected))))
 
 
 def test_images_of_several_sizes_need_one_given(tmp_path):
