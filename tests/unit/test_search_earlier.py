@@ -316,3 +316,11 @@ def test_two_studies_of_one_name_are_two_sources(tmp_path):
         simulate(open_study(setting), Promotion(TICKS), Valley(), workers=1, budget=TICKS)
     setting = start(tmp_path, "new", warm_start=[str(folder / "runs" / "same") for folder in folders])
     assert len(open_study(setting).trials()) == len(setting.earlier) > 2
+
+
+@pytest.mark.parametrize("name", ["global_sequences", "global_tokens", "global_images"])
+def test_how_a_whole_batch_is_cut_makes_no_other_training(name):
+    here = {f"batch.{name}": "64", "batch.micro_batch": "8", "scaling.workers": "1"}
+    there = {**here, "batch.micro_batch": "16", "scaling.workers": "2"}
+    assert differences(here, there) == []
+    assert differences({**here, f"batch.{name}": "null"}, {**there, f"batch.{name}": "null"}) != []

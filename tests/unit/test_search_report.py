@@ -385,6 +385,8 @@ def test_mistakes_say_what_there_is(storage, tmp_path, result):
     wrong = invoke("show", "smal", "--storage", storage)
     assert isinstance(wrong.exception, UserError)
     assert "small" in str(wrong.exception)
+    absent = invoke("show", "small", "--storage", storage, "--trial", "99")
+    assert isinstance(absent.exception, UserError)
     ending = invoke("export", "small", "--storage", storage, "--out", "trials.json")
     assert "must end in .parquet or .csv" in str(ending.exception)
     (tmp_path / "file").touch()
