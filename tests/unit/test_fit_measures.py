@@ -13,7 +13,7 @@ from support.full import full
 from support.training import LLAMA, TORCH, batch, config, interrupted, outcome, weights
 
 from lowland.trainers.errors import RecipeError
-from lowland.trainers.measures import sam_sharpness, top_eigenvalue
+from lowland.trainers.measures import TrainingMeasures, sam_sharpness, top_eigenvalue
 from lowland.trainers.measures.predictions import Predictions, group_metrics, predictions
 from lowland.trainers.measures.representation import last_layer
 from lowland.trainers.models.heads import ETFClassifier
@@ -107,6 +107,22 @@ def test_a_resumed_training_measures_from_the_same_start(data: Path, tmp_path: P
     _, rest = interrupted(data, tmp_path / "resumed", changes, stop_after=2)
     for name in ("weight_movement", "representation_alignment", "representation_rank"):
         assert rest.values[f"measure/{name}"] == {6: whole[f"measure/{name}"][6]}
+
+
+def test_nothing_is_measured_where_a_training_is_interrupted(data: Path, tmp_path: Path) -> None:
+    changes = {**SHORT, **measuring("weight_movement")}
+    first, rest = interrupted(data, tmp_path, changes, stop_after=3)
+    assert first.values["measure/weight_movement"].keys() == {0}
+    assert rest.values["measure/weight_movement"].keys() == {6}
+
+
+def test_examples_of_the_kernel_are_gathered_once(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    gathered = []
+    plain = TrainingMeasures._examples
+    monkeypatch.setattr(TrainingMeasures, "_examples", lambda self: gathered.append(1) or plain(self))
+    found = outcome(data, tmp_path, {**SHORT, **measuring("ntk", examples=2)})
+    assert found.values["measure/ntk_trace"].keys() == {0, 3, 6}
+    assert len(gathered) == 1
 
 
 def test_difficulty_is_of_every_predicted_token(data: Path, tmp_path: Path) -> None:

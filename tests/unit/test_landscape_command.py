@@ -98,7 +98,7 @@ def test_between_two_runs_units_are_matched(storage: Path) -> None:
     assert losses[0] == losses[3]
     assert losses[2] == pytest.approx(losses[5], rel=1e-5)
     assert "at the ends; barrier" in text
-    assert "to-two-steps-8-8.png" in text
+    assert "to-two-steps-8-8-seed-0.png" in text
 
 
 @pytest.mark.parametrize(

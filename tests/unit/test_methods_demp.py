@@ -14,6 +14,7 @@ from lowland.trainers.errors import RecipeError
 from lowland.trainers.methods.base import Outputs, Problem
 from lowland.trainers.methods.demp import DemP, one_cycle
 from lowland.trainers.methods.noise import normal_at
+from lowland.trainers.methods.stack import Methods
 from lowland.trainers.models.resnets import resnet_cifar, wide_resnet
 from lowland.trainers.models.units import fit_units, removable_units, sliced, without_units
 from lowland.trainers.world import World
@@ -198,6 +199,21 @@ def test_noise_is_on_live_units_alone_and_does_not_depend_on_the_cut():
     assert not bool((networks[0][0][3].weight != plain[0][3].weight)[:, 2].any())
     change = (networks[0][4].weight - plain[4].weight).detach()
     assert 0 < float(change.std()) < 5 * 1e-2 / 25
+
+
+def test_units_are_live_by_the_first_pass_of_a_step():
+    network = small(kill=(1,))
+    method = DemP(0.0, 0.0, span=4, every=1)
+    methods = Methods([method], WORLD)
+    methods.build(network, PROBLEM)
+    for number in range(2):
+        methods.begin_step(number)
+        network(IMAGES)
+        methods.end_pass()
+        with torch.no_grad():
+            network[0][1].bias[1] = 1e3
+        network(IMAGES)
+        assert bool(method._live["0.0"][1]) == (number == 1)
 
 
 def test_the_penalty_pulls_scales_to_zero():

@@ -115,6 +115,13 @@ def test_the_value_is_the_plain_loss():
     model, method = built(VREx(5.0))
     said = outputs(model)
     assert torch.equal(Objective([method])(said).detach(), said.losses.sum().detach())
+    # Also where another loss is in its place: its gradients, and the plain loss for its value.
+    found = Objective([FixedETF("dot_regression", 16.0)])(said)
+    assert torch.equal(found.detach(), said.losses.sum().detach())
+    found = gradients_of(found, model)
+    replaced = FixedETF("dot_regression", 16.0).losses(outputs(model))
+    for ours, right in zip(found, gradients_of(replaced.sum(), model), strict=True):
+        torch.testing.assert_close(ours, right)
 
 
 class Cubed(Method):

@@ -12,6 +12,7 @@ from support.training import states
 from lowland.trainers.data.images import sources
 from lowland.trainers.errors import DataError, RecipeError
 from lowland.trainers.methods.conflict_free import conflict_free
+from lowland.trainers.methods.rationale import RationaleInvariance
 from lowland.trainers.models import load_classifier
 from lowland.trainers.tasks import build_task
 from lowland.trainers.world import World
@@ -111,6 +112,30 @@ def test_a_resume_goes_on_as_if_nothing_had_been(digits, tmp_path):
         assert not bool(before["weight"][name][mask == 0].any())
     with pytest.raises(DataError, match=r"written with sgd with irm with rationale.*, this run has sgd with vrex"):
         train_images(image_config(digits, [{"name": "vrex"}]), tmp_path / "cut")
+
+
+def test_methods_count_the_first_of_several_passes(digits, tmp_path, monkeypatch):
+    """SAM's second gradients are of the same examples, at weights that are none of the training's."""
+    seen = []
+
+    def note(method, engine, world, batch):
+        seen.append((method._counts.clone(), method._sums.clone()))
+
+    monkeypatch.setattr(RationaleInvariance, "after_step", note)
+    methods = [
+        {"name": "rationale_invariance", "strength": 0.1, "momentum": 0.5},
+        {"name": "label_noise", "rate": 0.5},
+    ]
+    said = []
+    for name, around in (("plain", {}), ("sam", {"sam": {"rho": 5.0}}), ("lookbehind", {"lookbehind": {"rho": 5.0}})):
+        changes = {"optimizer": {"name": "sgd", "lr": 0.05, **around}, "length": "1 steps"}
+        values = train_images(image_config(digits, methods, **changes), tmp_path / name).values
+        said.append({key: value[1] for key, value in values.items() if key.startswith("methods/label_noise")})
+    assert said[0] == said[1] == said[2]
+    assert len(seen) == 3
+    for counts, sums in seen[1:]:
+        assert torch.equal(counts, seen[0][0])
+        assert torch.equal(sums, seen[0][1])
 
 
 def test_pruned_weights_stay_zero_and_schedules_begin_anew(digits, tmp_path):

@@ -136,7 +136,7 @@ def between(run: str, model: "LoadedModel", other: str, second: "LoadedModel", l
     summary = f"{LOSS} {losses[False][0]:.4f} and {losses[False][-1]:.4f} at the ends; barrier {', '.join(said)}"
     if True not in ends:
         summary += "; no permutations are known of this network, so its units were not matched"
-    label = f"to-{other}-steps-{model.step}-{second.step}"
+    label = f"to-{other}-steps-{model.step}-{second.step}-seed-{look.seed}"
     return Points(label, f"{run}, step {model.step}, to {other}, step {second.step}", columns, summary)
 
 

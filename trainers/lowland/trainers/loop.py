@@ -138,7 +138,9 @@ class Loop:
             with evaluations.evaluation():
                 self._collect(inputs)
         with evaluations.evaluation() if evaluations is not None else nullcontext():
-            return self._forward_backward(inputs)
+            loss = self._forward_backward(inputs)
+        self._task.methods.end_pass()
+        return loss
 
     def _forward_backward(self, inputs: StepInputs) -> Tensor:
         """Accumulates the gradients of a step; returns this rank's sum of losses."""
@@ -176,7 +178,7 @@ class Loop:
                 self._evaluate()
             if evaluated and ended:
                 self._show_pictures()
-            if self._measures_due(0):
+            if self._measures_due(0) and not self.interrupted:
                 self._measure()
             if ended or stop or save_by_time or self._save_due(evaluated):
                 self._save()

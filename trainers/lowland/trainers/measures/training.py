@@ -60,6 +60,7 @@ class TrainingMeasures:
         self._task, self._engine, self._world = task, engine, world
         self._cosine: float | None = None
         self._started: _Start | None = None
+        self._firsts: list[dict[str, Tensor | None]] | None = None
         self._probe = Probe(engine, self._batches(), world)
         self._takes: Mapping[str, Callable[[], dict[str, float]]] = {
             "gradient_momentum_cosine": self._gradient_momentum_cosine,
@@ -205,7 +206,9 @@ class TrainingMeasures:
 
     def _kernel(self) -> Tensor:
         """The tangent kernel of the first examples; ranks share the projections."""
-        examples = list(islice(self._examples(), self._config.examples))
+        if self._firsts is None:
+            self._firsts = list(islice(self._examples(), self._config.examples))
+        examples = self._firsts
         module, world = self._engine.module, self._world
         parameters = [p for p in module.parameters() if p.requires_grad]
 

@@ -83,6 +83,8 @@ class Method:
     """Whether `Outputs.features` are to be there."""
     of_batch = False
     """Whether `weights` or `penalty` are to be asked, which needs numbers of the whole global batch."""
+    first_pass = True
+    """Whether the step's first gradients are being taken; optimizers such as SAM take more, at other weights."""
 
     def build(self, network: nn.Module, problem: Problem) -> None:
         """Changes the network before the engine takes it, or refuses it by a RecipeError."""

@@ -38,9 +38,10 @@ def _between(first: float, last: float, part: float) -> float:
 class DemP(Method):
     """The penalty, the noise and the removal.
 
-    A unit is live in a step if its ReLU lets anything through for any example of the global batch: else all gradients
-    of its weights are 0.  One that was not live in any step since the last removal is removed: its weights and their
-    optimizer state are kept at 0, and the exported model does not have it.  One unit of each layer is always left.
+    A unit is live in a step if its ReLU lets anything through for any example of the global batch, at the weights
+    before the step: else all gradients of its weights are 0.  One that was not live in any step since the last removal
+    is removed: its weights and their optimizer state are kept at 0, and the exported model does not have it.  One unit
+    of each layer is always left.
 
     Args:
         strength: peak of the penalty on the sum of |scale| of the norms of removable units.
@@ -84,7 +85,7 @@ class DemP(Method):
         assert self._network is not None
 
         def note(module: nn.Module, inputs: object, output: Tensor) -> None:
-            if module.training:
+            if module.training and self.first_pass:
                 live = (output.detach() > 0).transpose(0, 1).flatten(1).any(dim=1)
                 before = self._live.get(units.producer)
                 self._live[units.producer] = live if before is None else before | live

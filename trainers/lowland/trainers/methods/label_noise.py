@@ -114,8 +114,8 @@ class LabelNoise(Method):
         self._world = world
 
     def extra(self, outputs: Outputs) -> None:
-        """Counts, and adds nothing."""
-        if outputs.rows is None or not torch.is_grad_enabled():
+        """Counts each example once a step, and adds nothing."""
+        if outputs.rows is None or not torch.is_grad_enabled() or not self.first_pass:
             return
         rows = outputs.rows.cpu()
         found = noise_report(outputs.logits.detach().cpu(), self._noisy[rows], self._clean[rows])

@@ -60,10 +60,10 @@ class Objective:
         all micro-batches and ranks, so that a sum divided by N is left to the caller as without methods.
         Collective if any method is of the batch.
         """
+        plain = outputs.losses.detach().sum()
         for method in self._methods:
             if (losses := method.losses(outputs)) is not None:
                 outputs = replace(outputs, losses=losses)
-        plain = outputs.losses.detach().sum()
         scalars = self._scalars(outputs) if self.of_batch else {}
         if self._collected is not None:
             self._names = tuple(scalars)

@@ -65,7 +65,7 @@ class RationaleInvariance(Method):
         self._bank, self._seen = self._bank.to(features.device), self._seen.to(features.device)
         rationales = features[:, None, :] * self._weight.float()
         distances = (rationales - self._bank[labels]).square().sum(dim=(1, 2))
-        if torch.is_grad_enabled():
+        if torch.is_grad_enabled() and self.first_pass:
             self._count(features.detach(), labels)
         return {"rationale": torch.where(self._seen[labels], distances, torch.zeros_like(distances))}
 

@@ -59,7 +59,13 @@ class Methods:
         if self.objective is not None:
             self.objective.begin_step()
         for method in self._methods:
+            method.first_pass = True
             method.begin_step(step)
+
+    def end_pass(self) -> None:
+        """After each of a step's gradients: those that follow are not the first."""
+        for method in self._methods:
+            method.first_pass = False
 
     def after_step(self, engine: Engine) -> None:
         """After a step that was applied; collective."""

@@ -17,7 +17,7 @@ class MagnitudePruningConfig(MethodSection):
     sparsity: Annotated[float, Field(ge=0, lt=1)]
     """Share of prunable weights that are 0 at the end; 0 is plain training."""
     dense: Point = Amount(50, "%")
-    """Point of the first pruning, at least one step."""
+    """Point until which nothing is pruned, at least one step: iterative rounds begin there, gradual ones after it."""
     rounds: Annotated[int, Field(ge=1)] = 1
     """Prunings; one is one-shot."""
     shape: Literal["iterative", "gradual"] = "iterative"
