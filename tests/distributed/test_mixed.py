@@ -22,6 +22,8 @@ from support.training import (
     zero,
 )
 
+from lowland.trainers.landscape import LoadedModel
+
 pytestmark = pytest.mark.processes
 
 STEPS = 20
@@ -105,6 +107,10 @@ def test_groups_train_apart_and_go_on_to_the_bit(two: Ranks, data: Path, tmp_pat
         assert not torch.equal(middle[state][name], middle[f"group 1/{state}"][name]), state
     assert torch.equal(expected["weight"][name], expected["group 1/weight"][name]), "20 steps are four rounds"
     assert not torch.equal(expected["exp_avg"][name], expected["group 1/exp_avg"][name])
+    # A landscape is told to read the first group's.
+    checkpoints = str(tmp_path / "whole" / "checkpoints")
+    model = LoadedModel(config(data, **apart(groups=1)), checkpoints, None, torch.device("cpu"))
+    assert model.evaluate(model.weights)["eval/loss"] == pytest.approx(whole.values["eval/loss"][STEPS], rel=1e-6)
 
 
 def test_a_gradient_that_is_not_finite_in_one_group_is_skipped_by_all(two: Ranks, data: Path, tmp_path: Path) -> None:

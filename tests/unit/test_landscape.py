@@ -9,7 +9,7 @@ from support.corpus import prepared
 from support.training import TORCH, config, outcome
 from torch import nn
 
-from lowland.trainers.errors import DataError
+from lowland.trainers.errors import DataError, RecipeError
 from lowland.trainers.landscape import (
     LoadedModel,
     barrier,
@@ -117,6 +117,12 @@ def test_the_middle_of_the_plane_is_the_loss_that_was_reported(data: Path, tmp_p
         assert model.step == step
         assert model.evaluate(model.weights)["eval/loss"] == pytest.approx(reported[step], rel=1e-6)
     assert loaded(data, tmp_path, {**TORCH, **SHORT, **optimizer}).step == 6
+
+
+def test_worker_groups_have_weights_of_their_own(data: Path, tmp_path: Path) -> None:
+    optimizer = {"name": "adamw", "lr": 1e-2, "diloco": {"every": 2, "groups": 2}}
+    with pytest.raises(RecipeError, match=r"optimizer\.diloco\.groups = 2: a landscape is around one .* set it to 1"):
+        loaded(data, tmp_path, {**TORCH, **SHORT, "optimizer": optimizer})
 
 
 def test_permuted_weights_have_the_same_loss_and_no_barrier_once_matched(data: Path, tmp_path: Path) -> None:

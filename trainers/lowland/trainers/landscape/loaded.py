@@ -10,7 +10,7 @@ from lowland.optim import Layout
 from lowland.trainers.checkpoints import Checkpointer, CheckpointStore
 from lowland.trainers.engines import Inputs, build_engine
 from lowland.trainers.engines.torch_engine import TorchEngine
-from lowland.trainers.errors import DataError
+from lowland.trainers.errors import DataError, RecipeError
 from lowland.trainers.landscape.batch_norm import recompute_batch_norm
 from lowland.trainers.recipe import ShardingConfig, StepSize, TrainConfig
 from lowland.trainers.tasks import build_task
@@ -32,10 +32,17 @@ class LoadedModel:
         device: where it is evaluated.
 
     Raises:
-        UserError: there is no such checkpoint, or data, model and checkpoint do not go together.
+        UserError: there is no such checkpoint, or data, model and checkpoint do not go together; or the training's
+            worker groups have weights of their own.
     """
 
     def __init__(self, config: TrainConfig, checkpoints: str, step: int | None, device: torch.device) -> None:
+        diloco = config.optimizer.diloco
+        if diloco is not None and diloco.groups > 1:
+            raise RecipeError(
+                f"optimizer.diloco.groups = {diloco.groups}: a landscape is around one network's weights, and each "
+                "group of workers has its own; set it to 1, which looks at those of the first group"
+            )
         config = config.model_copy(update={"sharding": ShardingConfig(engine="torch"), "measures": None})
         self._world = World.current(device)
         self._task = build_task(config, self._world)
