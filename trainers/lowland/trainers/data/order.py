@@ -7,6 +7,8 @@ Indices = npt.NDArray[np.int64]
 _Words = npt.NDArray[np.uint64]
 
 _ROUNDS = 8
+_HALVES = 0x5EED
+"""Tells the choice of halves from other uses of a seed."""
 
 
 class Order:
@@ -36,6 +38,10 @@ class Order:
             done += here
         return result
 
+    def epochs(self, examples: Indices) -> Indices:
+        """Which pass over the rows each of the examples belongs to, [count]."""
+        return examples // self.rows
+
     def _permuted(self, epoch: int, offset: int, count: int) -> Indices:
         keys = np.random.SeedSequence([self.seed, epoch]).generate_state(_ROUNDS, np.uint64).astype(np.uint64)
         values = self._feistel(np.arange(offset, offset + count, dtype=np.uint64), keys)
@@ -50,6 +56,44 @@ class Order:
         for key in keys:
             left, right = right, left ^ (_mix(right ^ key) & self._mask)
         return (left << self._half_bits) | right
+
+
+class HalvesOrder:
+    """Two disjoint halves of the rows in turn: even examples are of the first half, odd ones of the second.
+
+    Which half a row is in depends on (seed, row) alone.  Each half has an `Order` of its own, so that it is passed
+    over as in a training on its rows alone.  Of an odd number of rows the first half has one more; the second
+    half then begins its next epoch one example earlier.
+
+    Args:
+        rows: of both halves, at least 2.
+        seed: decides the halves.
+        seeds: of the orders of the halves.
+    """
+
+    def __init__(self, rows: int, seed: int, seeds: tuple[int, int]) -> None:
+        if rows < 2:
+            raise ValueError("two halves need at least two rows")
+        # Another stream than that of a training with this seed.
+        shuffled = np.random.default_rng([seed, _HALVES]).permutation(rows)
+        first = -(-rows // 2)
+        self.halves = (np.sort(shuffled[:first]), np.sort(shuffled[first:]))
+        """Rows of each, ascending; in memory, 8 bytes a row."""
+        self._orders = tuple(Order(len(half), own) for half, own in zip(self.halves, seeds, strict=True))
+
+    def examples(self, start: int, count: int) -> Indices:
+        """Row indices [count] of the examples start, start + 1, …"""
+        result = np.empty(count, dtype=np.int64)
+        for parity, (half, order) in enumerate(zip(self.halves, self._orders, strict=True)):
+            places = result[(parity - start) % 2 :: 2]
+            first = (start + 1 - parity) // 2
+            places[...] = half[order.examples(first, len(places))]
+        return result
+
+    def epochs(self, examples: Indices) -> Indices:
+        """Which pass over its half each of the examples belongs to, [count]."""
+        sizes = np.array([len(half) for half in self.halves])
+        return examples // 2 // sizes[examples % 2]
 
 
 def _mix(x: _Words) -> _Words:

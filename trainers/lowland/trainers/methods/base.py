@@ -40,6 +40,10 @@ class Outputs:
     """int64 [B]: the environment or subgroup of each example; None if the data have none."""
     rows: Tensor | None = None
     """int64 [B]: which examples of the training set these are."""
+    other_logits: Tensor | None = None
+    """[B, K]: of a second network, which is not trained on the labels of these examples; None if there is none."""
+    other_targets: Tensor | None = None
+    """[B, K] probabilities: what that network is to say of them."""
 
 
 @dataclass(frozen=True)

@@ -1,7 +1,7 @@
 """Batches of images for training and evaluation, the same global batches at every world size."""
 
 from collections.abc import Generator, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 
 import numpy as np
@@ -11,9 +11,11 @@ from torch import Tensor
 from lowland.trainers.data.images import augment
 from lowland.trainers.data.images.chance import Purpose, Uniforms, uniforms
 from lowland.trainers.data.images.collection import Crop, ImageSet, Numbers
+from lowland.trainers.data.images.halves import VIEWS, Halves, own_parts, partners
 from lowland.trainers.data.images.mixing import MIXING_NUMBERS, mixture, paste
 from lowland.trainers.data.images.randaugment import numbers_for, randaugment
-from lowland.trainers.data.order import Order
+from lowland.trainers.data.images.sampling import SampledOrder, Sampling
+from lowland.trainers.data.order import HalvesOrder, Order
 from lowland.trainers.data.prefetch import built_ahead
 from lowland.trainers.recipe import AugmentationConfig
 
@@ -40,7 +42,11 @@ class ImageBatch:
     others: Tensor | None = None
     """uint8 [B, C, S, S]: images to blend with, for MixUp."""
     pixel_weights: Tensor | None = None
-    """float32 [B]: weight of `images` against `others`."""
+    """float32 [B]: weight of `images` against `others`, or against those of `partners`."""
+    partners: Tensor | None = None
+    """int64 [B]: which image of this batch each is blended with; for training on halves, as the next."""
+    views: Tensor | None = None
+    """uint8 [B, VIEWS, C, S, S]: the same images under light augmentation alone."""
 
 
 @dataclass(frozen=True)
@@ -70,6 +76,8 @@ class TrainImages:
         world_size: ranks.
         start_example: place in the stream to begin at.
         prefetch: steps made ready ahead, each by a thread of its own.
+        sampling: how often each image comes; None is once an epoch.
+        halves: take examples from two halves in turn; batches have further views and partners then.
     """
 
     def __init__(
@@ -85,10 +93,17 @@ class TrainImages:
         world_size: int = 1,
         start_example: int = 0,
         prefetch: int = 2,
+        sampling: Sampling | None = None,
+        halves: Halves | None = None,
     ) -> None:
         self.global_size = micro_batch * accumulation * world_size
         self._images, self._config, self._colour, self._seed = images, config, colour, seed
-        self._order = Order(len(images), seed)
+        self._halves = halves
+        self._order: Order | HalvesOrder = (
+            HalvesOrder(len(images), seed, halves.seeds)
+            if halves is not None
+            else SampledOrder(len(images), seed, sampling)
+        )
         self._micro_batch, self._accumulation = micro_batch, accumulation
         self._rank, self._world_size = rank, world_size
         self._start, self._prefetch = start_example, prefetch
@@ -107,10 +122,25 @@ class TrainImages:
 
     def batch(self, first: int, count: int) -> ImageBatch:
         """The examples first, first + 1, … of the stream as they are trained on."""
-        if not (self._config.mixup or self._config.cutmix):
-            examples, rows = self._examples(first, count)
-            return self._labelled(self._augmented(examples, rows), rows)
-        return self._mixed(first, count)
+        if self._config.mixup or self._config.cutmix:
+            return self._mixed(first, count)
+        examples, rows = self._examples(first, count)
+        batch = self._labelled(self._augmented(examples, rows), rows)
+        if self._halves is None or first < self._halves.views_from:
+            return batch
+        return self._with_views(batch, self._halves, examples, rows)
+
+    def _with_views(self, batch: ImageBatch, halves: Halves, examples: Numbers, rows: Numbers) -> ImageBatch:
+        light = self._config.model_copy(update={"randaugment": None, "erasing": None})
+        views = [self._augmented(examples, rows, light, view) for view in range(1, VIEWS + 1)]
+        batch = replace(batch, views=torch.stack(views, dim=1))
+        if not halves.mixup:
+            return batch
+        chosen = partners(self._seed, int(examples[0]), len(examples), across=halves.across)
+        parts = own_parts(self._uniforms("mixing", examples, rows, 1)[:, 0], halves.mixup)
+        return replace(
+            batch, partners=torch.from_numpy(chosen), pixel_weights=torch.from_numpy(parts.astype(np.float32))
+        )
 
     def _examples(self, first: int, count: int) -> tuple[Numbers, Numbers]:
         return np.arange(first, first + count, dtype=np.int64), self._order.examples(first, count)
@@ -143,9 +173,11 @@ class TrainImages:
             pixel_weights=torch.from_numpy(mix.pixels).float() if blends else None,
         )
 
-    def _augmented(self, examples: Numbers, rows: Numbers) -> Tensor:
+    def _augmented(
+        self, examples: Numbers, rows: Numbers, config: AugmentationConfig | None = None, view: int = 0
+    ) -> Tensor:
         """Bytes of examples after all that is done to one image alone: uint8 [B, C, S, S]."""
-        config, draw = self._config, partial(self._uniforms, examples=examples, rows=rows)
+        config, draw = config or self._config, partial(self._uniforms, examples=examples, rows=rows, view=view)
         flips = draw("flip", count=1)[:, 0] < config.flip
         shifts = None
         if config.resized_crop is not None:
@@ -175,8 +207,11 @@ class TrainImages:
         height, width = pixels.shape[-2:]
         return augment.resized_parts(pixels, np.array([part(each, width, height) for each in numbers]))
 
-    def _uniforms(self, purpose: Purpose, examples: Numbers, rows: Numbers, count: int) -> Uniforms:
-        return uniforms(purpose, seed=self._seed, epochs=examples // self._order.rows, images=rows, count=count)
+    def _uniforms(self, purpose: Purpose, examples: Numbers, rows: Numbers, count: int, view: int = 0) -> Uniforms:
+        if isinstance(self._order, SampledOrder):
+            rows = self._order.draws(int(examples[0]), len(examples))
+        epochs = self._order.epochs(examples)
+        return uniforms(purpose, seed=self._seed, epochs=epochs, images=rows, count=count, view=view)
 
 
 class HeldOutImages:

@@ -8,15 +8,32 @@ import numpy.typing as npt
 Uniforms = npt.NDArray[np.float64]
 _Words = npt.NDArray[np.uint64]
 
-Purpose = Literal["crop", "flip", "randaugment", "erasing", "mixing"]
-_PURPOSES: dict[Purpose, int] = {"crop": 1, "flip": 2, "randaugment": 3, "erasing": 4, "mixing": 5}
+Purpose = Literal["crop", "flip", "randaugment", "erasing", "mixing", "sampling", "ground", "place", "look", "grain"]
+_PURPOSES: dict[Purpose, int] = {
+    "crop": 1,
+    "flip": 2,
+    "randaugment": 3,
+    "erasing": 4,
+    "mixing": 5,
+    "sampling": 6,
+    "ground": 7,
+    "place": 8,
+    "look": 9,
+    "grain": 10,
+}
 _GOLDEN = np.uint64(0x9E3779B97F4A7C15)
 
 
 def uniforms(
-    purpose: Purpose, *, seed: int, epochs: npt.NDArray[np.int64], images: npt.NDArray[np.int64], count: int
+    purpose: Purpose,
+    *,
+    seed: int,
+    epochs: npt.NDArray[np.int64],
+    images: npt.NDArray[np.int64],
+    count: int,
+    view: int = 0,
 ) -> Uniforms:
-    """Numbers in [0, 1), float64 [B, count], independent between purposes, epochs and images.
+    """Numbers in [0, 1), float64 [B, count], independent between purposes, epochs, images and views.
 
     Args:
         purpose: what they decide.
@@ -24,8 +41,10 @@ def uniforms(
         epochs: of each image's turn, [B].
         images: their rows, [B].
         count: numbers of each.
+        view: which of several versions of the same image, in [0, 256).
     """
-    state = _mixed(np.full(len(images), np.uint64(seed) ^ (np.uint64(_PURPOSES[purpose]) << np.uint64(40))))
+    use = (np.uint64(view) << np.uint64(48)) | (np.uint64(_PURPOSES[purpose]) << np.uint64(40))
+    state = _mixed(np.full(len(images), np.uint64(seed) ^ use))
     state = _mixed(state + epochs.astype(np.uint64))
     state = _mixed(state + images.astype(np.uint64))
     steps = np.arange(1, count + 1, dtype=np.uint64) * _GOLDEN
