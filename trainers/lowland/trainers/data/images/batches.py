@@ -78,6 +78,7 @@ class TrainImages:
         prefetch: steps made ready ahead, each by a thread of its own.
         sampling: how often each image comes; None is once an epoch.
         halves: take examples from two halves in turn; batches have further views and partners then.
+        pinned: whether batches lie in memory that a GPU reads by itself, so that copying them holds nobody up.
     """
 
     def __init__(
@@ -95,6 +96,7 @@ class TrainImages:
         prefetch: int = 2,
         sampling: Sampling | None = None,
         halves: Halves | None = None,
+        pinned: bool = False,
     ) -> None:
         self.global_size = micro_batch * accumulation * world_size
         self._images, self._config, self._colour, self._seed = images, config, colour, seed
@@ -106,7 +108,7 @@ class TrainImages:
         )
         self._micro_batch, self._accumulation = micro_batch, accumulation
         self._rank, self._world_size = rank, world_size
-        self._start, self._prefetch = start_example, prefetch
+        self._start, self._prefetch, self._pinned = start_example, prefetch, pinned
 
     def __iter__(self) -> Generator[ImageStep]:
         """A new stream from `start_example`; close() it to end its threads at once."""
@@ -118,7 +120,8 @@ class TrainImages:
             first + (micro * self._world_size + self._rank) * self._micro_batch for micro in range(self._accumulation)
         ]
         batches = [self.batch(start, self._micro_batch) for start in starts]
-        return ImageStep(batches, first, np.concatenate([batch.rows.numpy() for batch in batches]))
+        rows = np.concatenate([batch.rows.numpy() for batch in batches])
+        return ImageStep([_pinned(batch) for batch in batches] if self._pinned else batches, first, rows)
 
     def batch(self, first: int, count: int) -> ImageBatch:
         """The examples first, first + 1, … of the stream as they are trained on."""
@@ -247,3 +250,7 @@ class HeldOutImages:
 def _batch(images: ImageSet, pixels: Tensor, rows: Numbers) -> ImageBatch:
     groups = None if images.groups is None else torch.from_numpy(images.groups[rows])
     return ImageBatch(pixels, torch.from_numpy(images.labels[rows]), torch.from_numpy(rows), groups)
+
+
+def _pinned(batch: ImageBatch) -> ImageBatch:
+    return ImageBatch(**{name: None if x is None else x.pin_memory() for name, x in vars(batch).items()})
