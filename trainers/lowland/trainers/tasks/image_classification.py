@@ -99,6 +99,7 @@ class ImageClassificationTask:
             world_size=self._world.size,
             start_example=first_example,
             prefetch=self._config.data.prefetch,
+            pinned=self._world.device.type == "cuda",
         )
 
     def stepped(self, engine: Engine, *, applied: bool) -> None:
