@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from torch import Tensor
@@ -9,8 +10,10 @@ from torch import Tensor
 from lowland.trainers.errors import RecipeError
 from lowland.trainers.methods.base import Method
 from lowland.trainers.methods.ceag import CEAG, AccuracyWindow
+from lowland.trainers.methods.cobalt import CoBalT, PlainImages
 from lowland.trainers.methods.conflict_free import ConFIG
 from lowland.trainers.methods.constraints import Constraint, Constraints, Part, batch_constraint
+from lowland.trainers.methods.cross_split import CrossSplit, CrossSplitSettings
 from lowland.trainers.methods.demp import DemP
 from lowland.trainers.methods.etf import FixedETF
 from lowland.trainers.methods.igb import IGB
@@ -29,6 +32,7 @@ from lowland.trainers.methods.spectral_decoupling import SpectralDecoupling
 from lowland.trainers.methods.spectral_risk import SpectralRisk
 from lowland.trainers.methods.vrex import VREx
 from lowland.trainers.methods.weight_balancing import WeightBalancing
+from lowland.trainers.models import ImageClassifierLoss, load_classifier
 from lowland.trainers.recipe import methods as recipes
 from lowland.trainers.recipe.amounts import Amount
 
@@ -43,8 +47,15 @@ class Setting:
     """int64 [examples], those trained on."""
     clean_labels: Tensor
     """int64 [examples], before label noise."""
+    images: PlainImages
+    """Training images without augmentation."""
+    shape: tuple[int, int, int]
+    """Of what the network is given for one example."""
+    examples_per_step: int
     total_steps: int
     steps_per_epoch: float
+    accumulation: int
+    """Micro-batches of a rank and step."""
 
     def steps(self, amount: Amount) -> int:
         """A point of the training in steps."""
@@ -206,8 +217,63 @@ def _igb(config: recipes.IGBConfig, setting: Setting) -> Method:
     return IGB(len(setting.groups), start, end)
 
 
+def _cobalt(config: recipes.CoBalTConfig, setting: Setting) -> Method:
+    start = setting.steps(config.start)
+    if config.path is None and start == 0:
+        raise RecipeError(
+            f"methods: cobalt.start = {config.start}: is step 0, where the network has learnt nothing to find concepts "
+            "by: start later, or give the network of another training as cobalt.path"
+        )
+    return CoBalT(
+        setting.images,
+        setting.labels,
+        setting.examples_per_step,
+        concepts=config.concepts,
+        least_share=config.least_share,
+        strength=config.strength,
+        start=start,
+        network=_trained(config.path, setting) if config.path is not None else None,
+    )
+
+
+def _trained(folder: str, setting: Setting) -> ImageClassifierLoss:
+    """A network that was exported, given images as bytes."""
+    network, seen = load_classifier(Path(folder))
+    channels, size, _ = setting.shape
+    if (seen.channels, seen.size) != (channels, size):
+        raise RecipeError(
+            f"methods: cobalt.path = {folder}: takes images of {seen.channels} x {seen.size} x {seen.size}, the data's "
+            f"are {channels} x {size} x {size}: set data.channels and data.size to its own, or take another network"
+        )
+    return ImageClassifierLoss(network, seen)
+
+
 def _label_noise(config: recipes.LabelNoiseConfig, setting: Setting) -> Method:
     return LabelNoise(setting.labels, setting.clean_labels)
+
+
+def _cross_split(config: recipes.CrossSplitConfig, setting: Setting) -> Method:
+    warmup, until = setting.steps(config.warmup), tuple(setting.steps(point) for point in config.gamma_until)
+    if warmup >= setting.total_steps:
+        raise RecipeError(
+            f"methods: cross_split.warmup = {config.warmup}: is step {warmup}, and the training has "
+            f"{setting.total_steps}, so that no label would be corrected: lower it, or lengthen the training"
+        )
+    if list(until) != sorted(until):
+        shown = ", ".join(map(str, config.gamma_until))
+        raise RecipeError(f"methods: cross_split.gamma_until = [{shown}]: must ascend, but is {list(until)} in steps")
+    same = ("correction", "temperature", "unlabelled", "balance", "confidence_penalty")
+    settings = CrossSplitSettings(
+        classes=len(setting.classes),
+        accumulation=setting.accumulation,
+        steps_per_epoch=setting.steps_per_epoch,
+        warmup=warmup,
+        gammas=config.gamma,
+        gamma_until=until,
+        ramp=setting.steps(config.ramp),
+        **{name: getattr(config, name) for name in same},
+    )
+    return CrossSplit(settings, setting.clean_labels)
 
 
 _MAKERS: dict[type[recipes.MethodSection], Callable[[Any, Setting], Method]] = {
@@ -216,9 +282,11 @@ _MAKERS: dict[type[recipes.MethodSection], Callable[[Any, Setting], Method]] = {
     recipes.IRMConfig: lambda c, s: IRM(c.strength, s.steps(c.start), c.unbiased),
     recipes.FixedETFConfig: lambda c, s: FixedETF(c.loss, c.scale),
     recipes.WeightBalancingConfig: _weight_balancing,
+    recipes.CoBalTConfig: _cobalt,
     recipes.SpectralRiskConfig: lambda c, s: SpectralRisk(c.spectrum, c.parameter, c.nu),
     recipes.RationaleInvarianceConfig: lambda c, s: RationaleInvariance(c.strength, c.momentum),
     recipes.LabelNoiseConfig: _label_noise,
+    recipes.CrossSplitConfig: _cross_split,
     recipes.ConstraintsConfig: _constraints,
     recipes.CEAGConfig: _ceag,
     recipes.MagnitudePruningConfig: _pruning,

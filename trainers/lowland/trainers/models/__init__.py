@@ -11,20 +11,24 @@ from lowland.trainers.models.causal_lm import (
     save_model,
 )
 from lowland.trainers.models.image_classifier import ImageClassifierLoss, ImageInput
-from lowland.trainers.models.image_folders import load_classifier, save_classifier
+from lowland.trainers.models.image_folders import load_classifier, save_classifier, save_pair
 from lowland.trainers.models.image_networks import build_image_classifier, classifier_network, classifier_sizes
 from lowland.trainers.models.initialisation import reshape_initial_weights
+from lowland.trainers.models.network_pair import CrossSplitLoss, NetworkPair, mean_prediction
 
 __all__ = [
     "CausalLMLoss",
+    "CrossSplitLoss",
     "ImageClassifierLoss",
     "ImageInput",
+    "NetworkPair",
     "StepBatchNorm2d",
     "build_causal_lm",
     "build_image_classifier",
     "classifier_network",
     "classifier_sizes",
     "load_classifier",
+    "mean_prediction",
     "model_card",
     "model_config",
     "num_parameters",
@@ -32,6 +36,7 @@ __all__ = [
     "reshape_initial_weights",
     "save_classifier",
     "save_model",
+    "save_pair",
     "settle",
     "use_step_batch_norm",
 ]

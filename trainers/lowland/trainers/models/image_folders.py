@@ -12,9 +12,10 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 from transformers import AutoModelForImageClassification, PretrainedConfig
 
-from lowland.trainers.errors import DataError
+from lowland.trainers.errors import DataError, RecipeError
 from lowland.trainers.models.heads import ETFClassifier
 from lowland.trainers.models.image_classifier import ImageInput
+from lowland.trainers.models.network_pair import NetworkPair
 from lowland.trainers.models.resnets import resnet_cifar, wide_resnet
 from lowland.trainers.models.units import fit_units
 from lowland.trainers.recipe import ImageModelConfig
@@ -25,6 +26,10 @@ PREPROCESSING = "preprocessing.json"
 """File of an exported folder that says how images become the network's input."""
 OWN_TYPE = "lowland-image-classifier"
 """`model_type` of exported networks that are not transformers' own."""
+PAIR_TYPE = "lowland-image-classifier-pair"
+"""`model_type` of two networks whose mean prediction counts."""
+PAIR_FOLDERS = ("first", "second")
+"""Where each of them is."""
 
 
 def own_network(architecture: str, seen: ImageInput) -> nn.Module | None:
@@ -37,9 +42,18 @@ def own_network(architecture: str, seen: ImageInput) -> nn.Module | None:
 
 
 def own_description(recipe: ImageModelConfig) -> dict[str, Any] | None:
-    """What a folder that lowland exported says of a network of its own."""
+    """What a folder that lowland exported says of a network of its own.
+
+    Raises:
+        RecipeError: it holds two networks.
+    """
     file = Path(str(recipe.path)) / "config.json"
     described = _json(file) if file.is_file() else {}
+    if described.get("model_type") == PAIR_TYPE:
+        raise RecipeError(
+            f"model.path = {recipe.path}: holds the two networks of cross_split; name one of them: "
+            + " or ".join(str(Path(str(recipe.path)) / name) for name in PAIR_FOLDERS)
+        )
     return described if described.get("model_type") == OWN_TYPE else None
 
 
@@ -54,6 +68,9 @@ def load_classifier(folder: Path) -> tuple[nn.Module, ImageInput]:
     """
     described, how = _json(folder / "config.json"), _json(folder / PREPROCESSING)
     seen = ImageInput(how["size"], how["channels"], tuple(how["mean"]), tuple(how["std"]), tuple(how["classes"]))
+    if described.get("model_type") == PAIR_TYPE:
+        first, second = (load_classifier(folder / name)[0] for name in PAIR_FOLDERS)
+        return NetworkPair(first, second).eval(), seen
     if described.get("model_type") == OWN_TYPE:
         return read_own(folder, described, seen).eval(), seen
     network: nn.Module = AutoModelForImageClassification.from_pretrained(folder)
@@ -120,9 +137,33 @@ def save_classifier(
     else:
         described = {"model_type": OWN_TYPE, "architecture": architecture_of(recipe)}
         (folder / "config.json").write_text(json.dumps(described, indent=2) + "\n", encoding="utf-8")
+    _save_preprocessing(seen, folder)
+    save_torch_state_dict({name: tensor.contiguous() for name, tensor in weights.items()}, folder)
+
+
+def save_pair(
+    pair: NetworkPair, recipe: ImageModelConfig, seen: ImageInput, weights: dict[str, Tensor], folder: Path
+) -> None:
+    """Writes both networks as `save_classifier` does, in the folders `first` and `second`, and what they are together.
+
+    Args:
+        pair: the networks.
+        recipe: of both.
+        seen: what images are.
+        weights: of the pair.
+        folder: where; `load_classifier` reads it as a pair, and each of its folders as a network.
+    """
+    for name, network in zip(PAIR_FOLDERS, (pair.first, pair.second), strict=True):
+        own = {key.removeprefix(f"{name}."): value for key, value in weights.items() if key.startswith(f"{name}.")}
+        save_classifier(network, recipe, seen, own, folder / name)
+    described = {"model_type": PAIR_TYPE, "networks": PAIR_FOLDERS}
+    (folder / "config.json").write_text(json.dumps(described, indent=2) + "\n", encoding="utf-8")
+    _save_preprocessing(seen, folder)
+
+
+def _save_preprocessing(seen: ImageInput, folder: Path) -> None:
     how = {"size": seen.size, "channels": seen.channels, "mean": seen.mean, "std": seen.std, "classes": seen.classes}
     (folder / PREPROCESSING).write_text(json.dumps(how, indent=2) + "\n", encoding="utf-8")
-    save_torch_state_dict({name: tensor.contiguous() for name, tensor in weights.items()}, folder)
 
 
 def architecture_of(recipe: ImageModelConfig) -> str:

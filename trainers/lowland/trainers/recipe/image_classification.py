@@ -9,7 +9,7 @@ from lowland.trainers.recipe.batch import ImageBatchConfig
 from lowland.trainers.recipe.evaluation import ImageEvaluationConfig
 from lowland.trainers.recipe.image_data import AugmentationConfig, ImageDataConfig
 from lowland.trainers.recipe.image_model import ImageModelConfig
-from lowland.trainers.recipe.methods import MethodConfig, require_possible
+from lowland.trainers.recipe.methods import MethodConfig, require_halves, require_possible
 from lowland.trainers.recipe.train import TrainConfig
 
 
@@ -85,5 +85,11 @@ class ImageClassificationConfig(TrainConfig):
             sharding=self.sharding,
             group_column=self.data.group_column,
             compiled=self.model.compile,
+        )
+        require_halves(
+            self.methods,
+            batch=self.batch,
+            augmentation=self.augmentation,
+            measures=self.measures.names if self.measures is not None else (),
         )
         return self

@@ -1,6 +1,7 @@
 """Image classification."""
 
-from collections.abc import Generator, Mapping
+from collections.abc import Generator, Iterable, Mapping
+from contextlib import closing
 from pathlib import Path
 
 import numpy as np
@@ -9,10 +10,11 @@ from torch import nn
 
 from lowland.trainers.data.images.batches import HeldOutImages, ImageBatch, TrainImages
 from lowland.trainers.data.images.data import ImageData, open_images
+from lowland.trainers.data.images.places import places
 from lowland.trainers.data.images.sources import read_column
 from lowland.trainers.engines import Engine, Inputs
 from lowland.trainers.errors import RecipeError
-from lowland.trainers.methods.base import Problem
+from lowland.trainers.methods.base import Method, Problem
 from lowland.trainers.methods.build import Setting, build_methods, relabelled
 from lowland.trainers.methods.classifier import classifier_of
 from lowland.trainers.methods.stack import Methods
@@ -26,8 +28,10 @@ from lowland.trainers.models import (
 )
 from lowland.trainers.monitor import Monitor
 from lowland.trainers.recipe import ImageClassificationConfig
+from lowland.trainers.recipe.methods import cross_split
 from lowland.trainers.tasks.image_metrics import Mistake, Tally, worst
 from lowland.trainers.tasks.task import Sizes, StepInputs
+from lowland.trainers.tasks.two_networks import TalliesAlone, TwoNetworks
 from lowland.trainers.world import World
 
 
@@ -41,7 +45,9 @@ class ImageClassificationTask:
         self._require_padding()
         self.seen = ImageInput(data.size, config.data.channels, data.mean, data.std, data.classes.names)
         self.sizes = self._sizes()
-        self.methods = self._methods()
+        methods = self._methods()
+        self._two = TwoNetworks.of(config, methods, self.seen)
+        self.methods = Methods(methods, world)
         self.bf16 = config.model.dtype == "bfloat16"
         self._tally: Tally | None = None
 
@@ -50,8 +56,14 @@ class ImageClassificationTask:
         recipe = self._config.model
         # The torch engine computes in bf16 by autocast, on fp32 weights.
         dtype = torch.bfloat16 if self.bf16 and self._config.sharding.engine == "deepspeed" else torch.float32
-        network = build_image_classifier(recipe, self.seen, dtype=dtype, seed=self._config.seed)
+        network: nn.Module = (
+            self._two.networks(dtype)
+            if self._two is not None
+            else build_image_classifier(recipe, self.seen, dtype=dtype, seed=self._config.seed)
+        )
         self.methods.build(network, self._problem())
+        if self._two is not None and self.methods.objective is not None:
+            return self._two.module(network, self.methods.objective)
         wanted = self.methods.of_features
         return ImageClassifierLoss(
             network,
@@ -76,14 +88,19 @@ class ImageClassificationTask:
     def steps(self, first_example: int) -> Generator[StepInputs]:
         """The stream of this rank's steps from an example on."""
         examples = self.sizes.examples_per_step
-        batches = self.train_images(first_example)
-        for step in batches:
-            yield StepInputs(
-                [_inputs(micro) for micro in step.micro_batches],
-                examples,
-                f"examples {step.first_example} to {step.first_example + examples - 1}, "
-                f"images {step.rows.tolist()} of rank {self._world.rank}",
-            )
+        while True:
+            sampling = self.methods.sampling
+            with closing(iter(self.train_images(first_example))) as batches:
+                for step in batches:
+                    yield StepInputs(
+                        [_inputs(micro) for micro in step.micro_batches],
+                        examples,
+                        f"examples {step.first_example} to {step.first_example + examples - 1}, "
+                        f"images {step.rows.tolist()} of rank {self._world.rank}",
+                    )
+                    first_example += examples
+                    if self.methods.sampling is not sampling:
+                        break  # what was made ahead is of another order
 
     def train_images(self, first_example: int = 0) -> TrainImages:
         """This rank's batches from an example on."""
@@ -100,6 +117,8 @@ class ImageClassificationTask:
             start_example=first_example,
             prefetch=self._config.data.prefetch,
             pinned=self._world.device.type == "cuda",
+            sampling=self.methods.sampling,
+            halves=self._two.halves(self.sizes.examples_per_step) if self._two is not None else None,
         )
 
     def stepped(self, engine: Engine, *, applied: bool) -> None:
@@ -118,16 +137,23 @@ class ImageClassificationTask:
         )
         groups = data.groups.names if data.groups is not None else ()
         tally = Tally(len(data.classes), len(groups))
+        alone = TalliesAlone(len(data.classes)) if self._two is not None else None
         with engine.evaluating():
             for batch, counted in batches:
-                logits = engine.evaluate({"images": batch.images.to(world.device)})
+                images = batch.images.to(world.device)
+                logits = (
+                    alone.logits(engine, images, counted, batch.labels, batch.rows)
+                    if alone is not None
+                    else engine.evaluate({"images": images})
+                )
                 of_groups = batch.groups[:counted] if batch.groups is not None else None
                 tally.add(logits[:counted], batch.labels[:counted], batch.rows[:counted], of_groups)
         tally.replace(world.sum(tally.numbers()))
         found: list[Mistake] = [mistake for mistakes in world.gather(tally.mistakes) for mistake in mistakes]
         tally.mistakes = worst(found)
         self._tally = tally
-        return tally.metrics(data.classes.names, groups)
+        found_alone = alone.metrics([world.sum(counts) for counts in alone.numbers()]) if alone is not None else {}
+        return tally.metrics(data.classes.names, groups) | found_alone
 
     def pictures(self) -> Mapping[str, bytes]:
         """Of the latest evaluation, as PNG files by name: what was taken for what, and the worst mistakes."""
@@ -149,7 +175,10 @@ class ImageClassificationTask:
         if self._world.rank == 0:
             assert isinstance(engine.module, ImageClassifierLoss)
             exported = self.methods.exported(weights)
-            save_classifier(engine.module.network, self._config.model, self.seen, exported, folder)
+            if self._two is not None:
+                self._two.save(engine.module.network, exported, folder)
+            else:
+                save_classifier(engine.module.network, self._config.model, self.seen, exported, folder)
             (folder / "README.md").write_text(card, encoding="utf-8")
 
     def _require_padding(self) -> None:
@@ -160,7 +189,7 @@ class ImageClassificationTask:
                 "than that; lower it, or set augmentation.padding_mode: zeros"
             )
 
-    def _methods(self) -> Methods:
+    def _methods(self) -> list[Method]:
         """The methods of the recipe; label noise is put into the training labels here."""
         config, train = self._config, self.data.train
         clean = torch.from_numpy(train.labels).clone()
@@ -170,15 +199,26 @@ class ImageClassificationTask:
             groups=self.data.groups.names if self.data.groups is not None else (),
             labels=torch.from_numpy(train.labels),
             clean_labels=clean,
+            images=self._plain_images,
+            shape=(self.seen.channels, self.seen.size, self.seen.size),
+            examples_per_step=self.sizes.examples_per_step,
             total_steps=config.length.in_steps(tokens_per_step=0, steps_per_epoch=self.sizes.steps_per_epoch),
             steps_per_epoch=self.sizes.steps_per_epoch,
+            accumulation=self.sizes.accumulation,
         )
-        return Methods(build_methods(config.methods, setting), self._world)
+        return build_methods(config.methods, setting)
+
+    def _plain_images(self, count: int | None) -> Iterable[tuple[ImageBatch, int]]:
+        """This rank's part of so many random training images, or of all, without augmentation."""
+        batch, world = self._config.evaluation.micro_batch or self._config.batch.micro_batch, self._world
+        return HeldOutImages(
+            self.data.train, micro_batch=batch, rank=world.rank, world_size=world.size, max_images=count
+        )
 
     def _column(self, name: str) -> torch.Tensor:
         """Labels of the training images from another column."""
         data, place = self._config.data, f"methods: label_noise.column = {name}"
-        found = read_column(data.path, name)
+        found = read_column(places(data).path, name)
         if found is None:
             raise RecipeError(f"{place}: only Parquet files have columns, and {data.path} is none; set another kind")
         values = [found[row] for row in self.data.train.rows]
@@ -215,16 +255,17 @@ class ImageClassificationTask:
             )
         examples = batch.micro_batch * accumulation * workers
         parameters, forward = classifier_sizes(self._config.model, self.seen)
+        two = cross_split(self._config.methods)
         return Sizes(
             tokens_per_step=0,
             examples_per_step=examples,
             steps_per_epoch=len(self.data.train) / examples,
             accumulation=accumulation,
-            parameters=parameters,
+            parameters=parameters if two is None else 2 * parameters,
             # A backward pass is two forward passes.
-            flops_per_step=3.0 * forward * examples,
+            flops_per_step=float(forward * examples * (3 if two is None else two.forward_passes)),
         )
 
 
 def _inputs(batch: ImageBatch) -> Inputs:
-    return dict(vars(batch))
+    return {name: values for name, values in vars(batch).items() if values is not None}

@@ -17,10 +17,12 @@ from lowland.trainers.recipe.methods.constraints import (
     MultipliersConfig,
     NuPIConfig,
 )
-from lowland.trainers.recipe.methods.labels import LabelNoiseConfig
+from lowland.trainers.recipe.methods.halves import cross_split, require_halves
+from lowland.trainers.recipe.methods.labels import CrossSplitConfig, LabelNoiseConfig
 from lowland.trainers.recipe.methods.losses import ConFIGConfig, IGBConfig
 from lowland.trainers.recipe.methods.pruning import DemPConfig, MagnitudePruningConfig
 from lowland.trainers.recipe.methods.robustness import (
+    CoBalTConfig,
     FixedETFConfig,
     IRMConfig,
     RationaleInvarianceConfig,
@@ -35,9 +37,11 @@ __all__ = [
     "AdamAscentConfig",
     "AscentConfig",
     "CEAGConfig",
+    "CoBalTConfig",
     "ConFIGConfig",
     "ConstraintConfig",
     "ConstraintsConfig",
+    "CrossSplitConfig",
     "DemPConfig",
     "FixedETFConfig",
     "IGBConfig",
@@ -53,6 +57,8 @@ __all__ = [
     "SpectralRiskConfig",
     "VRExConfig",
     "WeightBalancingConfig",
+    "cross_split",
+    "require_halves",
     "require_possible",
 ]
 
@@ -62,9 +68,11 @@ MethodConfig = Annotated[
     | IRMConfig
     | FixedETFConfig
     | WeightBalancingConfig
+    | CoBalTConfig
     | SpectralRiskConfig
     | RationaleInvarianceConfig
     | LabelNoiseConfig
+    | CrossSplitConfig
     | ConstraintsConfig
     | CEAGConfig
     | MagnitudePruningConfig

@@ -1,10 +1,11 @@
-"""Wrong labels, put in on purpose."""
+"""Wrong labels: put in on purpose, and learnt in spite of."""
 
 from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from lowland.trainers.recipe.methods.base import MethodSection, Share
+from lowland.trainers.recipe.amounts import Amount
+from lowland.trainers.recipe.methods.base import MethodSection, NotNegative, Point, Share
 
 
 class LabelNoiseConfig(MethodSection):
@@ -37,3 +38,44 @@ class LabelNoiseConfig(MethodSection):
         if (self.column is None) == (self.kind == "column"):
             raise ValueError("kind: column needs column, the one of the wrong labels")
         return self
+
+
+class CrossSplitConfig(MethodSection):
+    """CrossSplit: two networks on disjoint halves correct each other's labels and learn from each other's images."""
+
+    name: Literal["cross_split"]
+    """Two networks for wrong labels."""
+    warmup: Point = Amount(10, "epochs")
+    """Point until which each network learns the labels of its half as they are."""
+    correction: bool = True
+    """Whether labels are mixed with the prediction of the other half's network."""
+    gamma: Annotated[tuple[Share, ...], Field(min_length=1)] = (0.6, 0.8, 1.0)
+    """How far the mixture depends on the disagreement, one after the other: 0 is always half and half."""
+    gamma_until: tuple[Point, ...] = (Amount(20, "epochs"), Amount(30, "epochs"))
+    """How long after the warm-up each of them but the last holds, ascending."""
+    temperature: Annotated[float, Field(gt=0, le=1)] = 0.5
+    """T of p^(1/T) / sum, by which mixed labels and predictions are sharpened; 1 leaves them."""
+    unlabelled: NotNegative = 30.0
+    """Largest factor of the squared error on the other half's images; 0 leaves these out."""
+    ramp: Point = Amount(16, "epochs")
+    """How long after the warm-up that factor rises from 0."""
+    mixup: NotNegative = 4.0
+    """alpha of Beta(alpha, alpha), by which images are blended after the warm-up; 0 blends none."""
+    balance: NotNegative = 1.0
+    """Factor of KL(uniform || mean prediction) over the global batch."""
+    confidence_penalty: NotNegative = 0.0
+    """Factor of the entropy of predictions that is rewarded in the warm-up; 0.1 as published for asymmetric noise."""
+
+    @model_validator(mode="after")
+    def _of_gamma(self) -> "CrossSplitConfig":
+        if len(self.gamma_until) != len(self.gamma) - 1:
+            raise ValueError(
+                f"gamma_until says how long each gamma but the last holds: {len(self.gamma)} gammas need "
+                f"{len(self.gamma) - 1} of it, but {len(self.gamma_until)} are given"
+            )
+        return self
+
+    @property
+    def forward_passes(self) -> int:
+        """Of one network for each training example after the warm-up, a backward pass counted as two."""
+        return (6 if self.unlabelled else 3) + 2
