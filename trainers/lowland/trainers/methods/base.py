@@ -18,6 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from lowland.optim import Weights
+from lowland.trainers.data.images.sampling import Sampling
 from lowland.trainers.engines import Engine, StatePiece
 from lowland.trainers.world import World
 
@@ -89,6 +90,8 @@ class Method:
     """Whether `weights` or `penalty` are to be asked, which needs numbers of the whole global batch."""
     first_pass = True
     """Whether the step's first gradients are being taken; optimizers such as SAM take more, at other weights."""
+    sampling: Sampling | None = None
+    """How often training images come, once that is known; asked after every step.  None is once an epoch."""
 
     def build(self, network: nn.Module, problem: Problem) -> None:
         """Changes the network before the engine takes it, or refuses it by a RecipeError."""

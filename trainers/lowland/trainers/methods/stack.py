@@ -6,6 +6,7 @@ from dataclasses import replace
 import torch
 from torch import Tensor, nn
 
+from lowland.trainers.data.images.sampling import Sampling
 from lowland.trainers.engines import Engine, StatePiece
 from lowland.trainers.methods.base import Method, Problem, SeveralGradients
 from lowland.trainers.methods.objective import AllRanks, Objective
@@ -39,6 +40,11 @@ class Methods:
     def several_gradients(self) -> SeveralGradients | None:
         """The method that makes one gradient of several; None is the common case."""
         return next((method for method in self._methods if isinstance(method, SeveralGradients)), None)
+
+    @property
+    def sampling(self) -> Sampling | None:
+        """How often training images come, if a method says it."""
+        return next((method.sampling for method in self._methods if method.sampling is not None), None)
 
     def two_passes(self, micro_batches: int) -> bool:
         """Whether numbers of the batch must be collected before gradients are taken."""

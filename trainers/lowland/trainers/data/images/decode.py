@@ -64,7 +64,7 @@ def header(data: bytes | Pixels | BinaryIO | None) -> Header:
         BadImageError: it is no image.
     """
     if isinstance(data, np.ndarray):
-        return Header(data.shape[-1], data.shape[-2], "grey")
+        return Header(data.shape[1], data.shape[0], "grey" if data.ndim == 2 else "colour")
     with _opened(data) as image:
         return Header(image.width, image.height, kind_of(image.mode))
 
@@ -89,7 +89,7 @@ def decode(
     """The pixels [channels, H, W] of an image, of whatever colour mode.
 
     Args:
-        data: encoded image, or grey pixels [H, W].
+        data: encoded image, or grey pixels [H, W], or coloured ones [H, W, 3].
         channels: 1 for grey, 3 for RGB.
         size: side of the square to resize to (bilinear, over all pixels that a new one covers); None keeps the size.
         crop: gives the part of the image that is taken, from its width and height; None takes all.

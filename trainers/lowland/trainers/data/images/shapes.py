@@ -34,11 +34,12 @@ class Shapes:
     grounds: Numbers
     """[N], in `GROUNDS`."""
 
-    def columns(self) -> dict[str, list[str]]:
-        """What groups can be named by: the ground, or bird and ground together."""
+    def groups(self, column: str) -> list[str]:
+        """[N]: of the column `ground` the ground, else bird and ground together."""
         grounds = [GROUNDS[ground] for ground in self.grounds]
-        groups = [f"{BIRDS[bird]}-{ground}" for bird, ground in zip(self.birds, grounds, strict=True)]
-        return {"ground": grounds, "group": groups}
+        if column == "ground":
+            return grounds
+        return [f"{BIRDS[bird]}-{ground}" for bird, ground in zip(self.birds, grounds, strict=True)]
 
 
 def make_shapes(config: ShapesConfig, *, held_out: bool) -> Shapes:

@@ -1,6 +1,6 @@
 """Methods for spurious correlations, unequal groups and long tails."""
 
-from typing import ClassVar, Literal
+from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field, model_validator
 
@@ -78,6 +78,25 @@ class WeightBalancingConfig(MethodSection):
         if self.max_norm is not None and self.max_norm_share is not None:
             raise ValueError("max_norm and max_norm_share are the same bound said in two ways; remove one")
         return self
+
+
+class CoBalTConfig(MethodSection):
+    """Concepts are found in feature maps, without group labels; images with those rare in their class come more often."""
+
+    eager: ClassVar[bool] = True
+
+    name: Literal["cobalt"]
+    """Concept balancing."""
+    concepts: Annotated[int, Field(ge=2)] = 8
+    """How many are looked for, by k-means over the cells of feature maps."""
+    least_share: Share = 0.1
+    """Part of an image's cells that are of a concept, from which on the image has it."""
+    strength: Share = 1.0
+    """Images weigh by the mean of n^-strength over their concepts, which n images of the class have; 0 is plain training."""
+    start: Point = Amount(20, "%")
+    """Point at which concepts are found; they are balanced from the next step on."""
+    path: str | None = None
+    """Folder of a network that lowland exported, whose feature maps are taken; null takes the one that is trained."""
 
 
 class SpectralRiskConfig(MethodSection):
