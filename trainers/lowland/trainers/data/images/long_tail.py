@@ -20,7 +20,8 @@ def tail_counts(counts: Numbers, ratio: float) -> Numbers:
     """
     shares = float(ratio) ** -(np.arange(len(counts)) / (len(counts) - 1))
     wanted = np.rint(counts.max(initial=0) * shares).astype(np.int64)
-    return np.minimum(counts, np.maximum(wanted, 1))
+    kept: Numbers = np.minimum(counts, np.maximum(wanted, 1))
+    return kept
 
 
 def long_tail(labels: Numbers, classes: int, ratio: float, seed: int) -> Numbers:

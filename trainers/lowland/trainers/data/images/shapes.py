@@ -82,7 +82,8 @@ def _drawn(birds: Numbers, grounds: Numbers, numbers: Numbers, config: ShapesCon
     cover = _shapes(birds, place, x, y, size)[..., None]
     bird = np.moveaxis(look[:, :3], 1, -1) * 0.8 + 0.1 + 0.15 * (grain[..., None] - 0.5)
     colours = cover * bird + (1 - cover) * ground
-    return np.rint(colours.clip(0, 1) * 255).astype(np.uint8)
+    pixels: npt.NDArray[np.uint8] = np.rint(colours.clip(0, 1) * 255).astype(np.uint8)
+    return pixels
 
 
 def _shapes(birds: Numbers, place: Floats, x: Floats, y: Floats, size: int) -> Floats:
@@ -92,7 +93,8 @@ def _shapes(birds: Numbers, place: Floats, x: Floats, y: Floats, size: int) -> F
     down = y - (radius + (size - 2 * radius) * place[:, 5])
     diamond = (radius - abs(across) - abs(down)) / np.sqrt(2)
     square = radius / np.sqrt(2) - np.maximum(abs(across), abs(down))
-    return (np.where(birds[:, None, None] == 0, diamond, square) + 0.5).clip(0, 1)
+    inside: Floats = np.where(birds[:, None, None] == 0, diamond, square)
+    return (inside + 0.5).clip(0, 1)
 
 
 def _uniforms(purpose: Purpose, numbers: Numbers, seed: int, count: int) -> Uniforms:
