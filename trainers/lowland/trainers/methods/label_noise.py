@@ -71,7 +71,10 @@ def _chosen(count: int, rate: float, generator: torch.Generator) -> Tensor:
     return torch.randperm(count, generator=generator)[: round(rate * count)]
 
 
-def noise_report(logits: Tensor, noisy: Tensor, clean: Tensor) -> dict[str, float]:
+COUNTS = ("changed", "unchanged", "memorised", "corrected", "unchanged_correct")
+
+
+def noise_report(logits: Tensor, noisy: Tensor, clean: Tensor) -> Tensor:
     """How a model stands to labels that were changed and to those that were not, as sums to be added up over batches.
 
     Args:
@@ -80,18 +83,19 @@ def noise_report(logits: Tensor, noisy: Tensor, clean: Tensor) -> dict[str, floa
         clean: int64 [n], the original ones.
 
     Returns:
-        `changed` and `unchanged` (examples), `memorised` (changed examples predicted as the wrong label), `corrected`
-        (changed ones predicted as the original), `unchanged_correct`.
+        float32 [5], on the device of the logits, as `COUNTS` names them: `changed` and `unchanged` (examples),
+        `memorised` (changed examples predicted as the wrong label), `corrected` (changed ones predicted as the
+        original), `unchanged_correct`.
     """
     predicted, changed = logits.argmax(dim=1), noisy != clean
-    sums = {
-        "changed": changed,
-        "unchanged": ~changed,
-        "memorised": changed & (predicted == noisy),
-        "corrected": changed & (predicted == clean),
-        "unchanged_correct": ~changed & (predicted == clean),
-    }
-    return {name: float(flags.sum()) for name, flags in sums.items()}
+    flags = (
+        changed,
+        ~changed,
+        changed & (predicted == noisy),
+        changed & (predicted == clean),
+        ~changed & (predicted == clean),
+    )
+    return torch.stack(flags).sum(dim=1).float()
 
 
 class LabelNoise(Method):
@@ -106,27 +110,26 @@ class LabelNoise(Method):
 
     def __init__(self, noisy: Tensor, clean: Tensor) -> None:
         self._noisy, self._clean = noisy, clean
-        self._sums: dict[str, float] = {}
+        self._sums = torch.zeros(len(COUNTS))
         self._world: World | None = None
 
     def attach(self, engine: Engine, world: World) -> None:
-        """Notes over whom counts are added up."""
+        """Notes over whom counts are added up, and counts on their device: a GPU need not be waited for."""
         self._world = world
+        self._noisy, self._clean = self._noisy.to(world.device), self._clean.to(world.device)
+        self._sums = self._sums.to(world.device)
 
     def extra(self, outputs: Outputs) -> None:
         """Counts each example once a step, and adds nothing."""
         if outputs.rows is None or not torch.is_grad_enabled() or not self.first_pass:
             return
-        rows = outputs.rows.cpu()
-        found = noise_report(outputs.logits.detach().cpu(), self._noisy[rows], self._clean[rows])
-        self._sums = {name: self._sums.get(name, 0.0) + value for name, value in found.items()}
+        self._sums += noise_report(outputs.logits.detach(), self._noisy[outputs.rows], self._clean[outputs.rows])
 
     def metrics(self) -> dict[str, float]:
         """Since the last call, of training examples: shares of changed and of unchanged labels; collective."""
         assert self._world is not None
-        names = ("changed", "unchanged", "memorised", "corrected", "unchanged_correct")
-        values = dict(zip(names, self._world.sum([self._sums.get(name, 0.0) for name in names]), strict=True))
-        self._sums = {}
+        values = dict(zip(COUNTS, self._world.sum(self._sums.tolist()), strict=True))
+        self._sums.zero_()
         found: dict[str, float] = {}
         if values["changed"]:
             found |= {name: values[name] / values["changed"] for name in ("memorised", "corrected")}
