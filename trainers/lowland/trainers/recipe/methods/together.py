@@ -7,7 +7,12 @@ from lowland.trainers.recipe.methods.constraints import ConstraintsConfig
 from lowland.trainers.recipe.methods.labels import LabelNoiseConfig
 from lowland.trainers.recipe.methods.losses import ConFIGConfig
 from lowland.trainers.recipe.methods.pruning import MagnitudePruningConfig
-from lowland.trainers.recipe.methods.robustness import FixedETFConfig, RationaleInvarianceConfig, WeightBalancingConfig
+from lowland.trainers.recipe.methods.robustness import (
+    CoBalTConfig,
+    FixedETFConfig,
+    RationaleInvarianceConfig,
+    WeightBalancingConfig,
+)
 from lowland.trainers.recipe.optimizers import CustomConfig, MixedConfig, OptimizerConfig, SingleOptimizer
 from lowland.trainers.recipe.sharding import ShardingConfig
 
@@ -64,11 +69,12 @@ def _require_alone(methods: Sequence[MethodSection]) -> None:
 
 def _require_own_loss(methods: Sequence[MethodSection]) -> None:
     """Gradients of several losses are taken one by one; what others add to the loss would be in each of them."""
-    others = [one for one in methods if not isinstance(one, ConFIGConfig | LabelNoiseConfig | MagnitudePruningConfig)]
+    beside = ConFIGConfig | LabelNoiseConfig | MagnitudePruningConfig | CoBalTConfig
+    others = [one for one in methods if not isinstance(one, beside)]
     if others and any(isinstance(one, ConFIGConfig) for one in methods):
         raise ValueError(
             f"methods: conflict_free combines the losses of the groups, and {others[0].name} is about the loss too: "
-            "remove one; label_noise and magnitude_pruning go with it"
+            "remove one; label_noise, magnitude_pruning and cobalt go with it"
         )
 
 
