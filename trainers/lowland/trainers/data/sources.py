@@ -145,6 +145,11 @@ def _glob(filesystem: fs.FileSystem, pattern: str) -> Iterator[Any]:
             yield info
 
 
+def path_matches(path: PurePosixPath, pattern: PurePosixPath) -> bool:
+    """Whether a path matches a glob pattern, in which `*` and `?` stay within a folder and `**` does not."""
+    return _matches(path.parts, pattern.parts)
+
+
 def _matches(names: Sequence[str], patterns: Sequence[str]) -> bool:
     if not patterns:
         return not names

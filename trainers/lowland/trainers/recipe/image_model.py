@@ -17,7 +17,11 @@ TRANSFORMERS = (
     *(f"convnext-{size}" for size in ("tiny", "small", "base", "large")),
 )
 """Those that are transformers' own classes."""
+TIMM = "timm/"
+"""Begins the names of networks of timm."""
+INSTALL_TIMM = "pip install 'lowland[timm]'"
 _WIDE = re.compile(r"wide-resnet-(\d+)-(\d+)")
+_ALLOWED = f"{', '.join((*CIFAR_RESNETS, *TRANSFORMERS))}, wide-resnet-DEPTH-WIDTH, timm/NAME"
 
 
 def wide_resnet(architecture: str) -> tuple[int, int] | None:
@@ -31,9 +35,11 @@ class ImageModelConfig(Section):
 
     architecture: str | None = Field(
         default=None,
-        json_schema_extra={"allowed": f"one of {', '.join((*CIFAR_RESNETS, *TRANSFORMERS))}, wide-resnet-DEPTH-WIDTH"},
+        json_schema_extra={"allowed": f"one of {_ALLOWED}"},
     )
-    """A network to initialise; `resnet…-cifar` and `wide-resnet-28-10` are for small images."""
+    """A network to initialise; `resnet…-cifar` and `wide-resnet-28-10` are for small images, `timm/…` needs timm."""
+    timm_arguments: dict[str, Any] = {}
+    """Arguments of `timm.create_model` for an architecture `timm/…`, for example `drop_path_rate`."""
     path: str | None = None
     """Folder that lowland exported, or a transformers model (folder or hub id), to start from."""
     config: dict[str, Any] | None = None
@@ -49,14 +55,20 @@ class ImageModelConfig(Section):
     compile: bool = False
     """Compile the network with torch.compile; costs a minute at the start.  Not at ZeRO stage 3."""
 
+    @property
+    def timm(self) -> str | None:
+        """The name in timm, of an architecture of it."""
+        name = self.architecture or ""
+        return name.removeprefix(TIMM) if name.startswith(TIMM) else None
+
     @field_validator("architecture")
     @classmethod
     def _known(cls, architecture: str | None) -> str | None:
-        if architecture is None or architecture in (*CIFAR_RESNETS, *TRANSFORMERS):
+        if architecture is None or architecture in (*CIFAR_RESNETS, *TRANSFORMERS) or architecture.startswith(TIMM):
             return architecture
         wide = wide_resnet(architecture)
         if wide is None:
-            raise ValueError(f"must be one of {', '.join((*CIFAR_RESNETS, *TRANSFORMERS))}, wide-resnet-DEPTH-WIDTH")
+            raise ValueError(f"must be one of {_ALLOWED}")
         depth, width = wide
         if depth < 10 or (depth - 4) % 6 or width < 1:
             raise ValueError("the depth of a wide-resnet is 6 n + 4 (10, 16, 22, 28, 40 ...), its width at least 1")
@@ -71,4 +83,6 @@ class ImageModelConfig(Section):
             raise ValueError("`config` needs `model_type`, for example vit")
         if self.patch_size is not None and not (self.architecture or "").startswith("vit-"):
             raise ValueError("patch_size is for the architectures vit-…; remove it")
+        if self.timm_arguments and self.timm is None:
+            raise ValueError("timm_arguments are for the architectures timm/…; remove them")
         return self

@@ -1,0 +1,94 @@
+"""Data sets of Hugging Face's hub: which commit a run reads, and their files on every node before it holds GPUs."""
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
+
+from rich.console import Console
+
+from lowland.platform.cluster import Cluster
+from lowland.platform.recipe import ImageClassificationRecipe, Recipe
+from lowland.trainers.errors import DataError, UserError
+
+if TYPE_CHECKING:
+    from lowland.trainers.data.images.hub import HubImages
+
+_TRIES = 3
+"""A node that dies while it copies is no reason to end; what it copied stays."""
+
+
+def with_commit(recipe: Recipe, held: Mapping[str, str] | None = None) -> Recipe:
+    """The recipe with the commit of its data set of the hub, so that all workers and all resumes read the same images.
+
+    Args:
+        recipe: of any task.
+        held: the fields of the recipe that the run had, by dotted path; where the recipe names no revision, a run
+            that goes on keeps its own.
+
+    Raises:
+        DataError: there is no such data set, configuration or split, or the hub cannot be asked.
+    """
+    if not isinstance(recipe, ImageClassificationRecipe) or not recipe.data.on_hub:
+        return recipe
+    from lowland.trainers.data.images.hub import find_images
+
+    hub, path, held = recipe.data.hub, recipe.data.path, held or {}
+    if hub.revision is None and held.get("data.path") == path:
+        hub = hub.model_copy(update={"revision": held.get("data.hub.revision")})
+    hub = hub.model_copy(update={"revision": find_images(path, hub).commit})
+    return recipe.model_copy(update={"data": recipe.data.model_copy(update={"hub": hub})})
+
+
+def fetch_data(recipe: Recipe, cluster: Cluster, console: Console) -> None:
+    """Copies a data set of the hub into the cache of every node, or sees that it is there, while no GPU is held.
+
+    Raises:
+        UserError: a node cannot have it, or its columns are not those of the recipe.
+    """
+    if not isinstance(recipe, ImageClassificationRecipe) or not recipe.data.on_hub:
+        return
+    from lowland.trainers.data.images.hub import find_images
+    from lowland.trainers.data.images.sources import Columns, check_columns
+
+    found = find_images(recipe.data.path, recipe.data.hub)
+    console.print(f"data set {found.name} at {found.commit[:12]}: fetching what is not in the cache", highlight=False)
+    train, _ = found.download()
+    try:
+        check_columns(train, Columns.of(recipe.data))
+    except DataError as error:
+        raise UserError(f"data.path = {found.name}: {error}") from None
+    if not cluster.started:
+        _fetch_everywhere(found)
+
+
+def _fetch_everywhere(found: "HubImages") -> None:
+    import ray
+    from ray.exceptions import RayError
+    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+    from lowland.platform.preflight import nodes
+
+    task = ray.remote(num_cpus=0, max_retries=_TRIES)(_fetched)
+    running = {}
+    for node in nodes():
+        where = NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)
+        name = f"{node['NodeManagerHostname']} ({node['NodeManagerAddress']}, {node['NodeID'][:6]})"
+        running[name] = task.options(scheduling_strategy=where).remote(found)
+    problems = list[str]()
+    for name, reference in running.items():
+        try:
+            problem = ray.get(reference)
+        except RayError as error:
+            problem = f"it could not be fetched there: {str(error).strip().splitlines()[-1]}"
+        if problem is not None:
+            problems.append(f"node {name}: {problem}")
+    if problems:
+        raise UserError("\n".join(problems))
+
+
+def _fetched(found: "HubImages") -> str | None:
+    """Runs on a node: why the files cannot be had there; None if they are there now."""
+    try:
+        found.download()
+    except DataError as error:
+        return str(error)
+    return None
