@@ -93,7 +93,8 @@ class HalvesOrder:
     def epochs(self, examples: Indices) -> Indices:
         """Which pass over its half each of the examples belongs to, [count]."""
         sizes = np.array([len(half) for half in self.halves])
-        return examples // 2 // sizes[examples % 2]
+        passes: Indices = examples // 2 // sizes[examples % 2]
+        return passes
 
 
 def _mix(x: _Words) -> _Words:

@@ -164,7 +164,8 @@ class CrossSplit(Method):
             if not settings.confidence_penalty:
                 return None
             chances = torch.softmax(outputs.logits, dim=1)
-            return -2 * settings.confidence_penalty * torch.special.entr(chances).sum(dim=1)
+            entropies: Tensor = torch.special.entr(chances).sum(dim=1)
+            return -2 * settings.confidence_penalty * entropies
         if outputs.other_logits is None or outputs.other_targets is None:
             return None
         errors = (torch.softmax(outputs.other_logits, dim=1) - outputs.other_targets).square().mean(dim=1)

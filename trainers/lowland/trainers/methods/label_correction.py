@@ -18,7 +18,8 @@ def divergence(targets: Tensor, predictions: Tensor) -> Tensor:
     """Jensen-Shannon divergence in nats, in [0, ln 2]: [n], of probabilities [n, K] each."""
     middle = (targets + predictions) / 2
     apart = (torch.special.entr(targets) + torch.special.entr(predictions)) / 2
-    return (torch.special.entr(middle) - apart).sum(dim=1).clamp(min=0)
+    found: Tensor = (torch.special.entr(middle) - apart).sum(dim=1).clamp(min=0)
+    return found
 
 
 def normalised(divergences: Tensor, least: Tensor, most: Tensor) -> Tensor:

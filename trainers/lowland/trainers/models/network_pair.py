@@ -140,12 +140,12 @@ class CrossSplitLoss(ImageClassifierLoss):
         """Mean probabilities [B, K] over each image's views, by the network that is not trained on its label."""
         self.pair.eval()
         try:
-            first, second = (self._mean(index, views[1 - index :: 2]) for index in (0, 1))
+            first, second = (self._mean_chances(index, views[1 - index :: 2]) for index in (0, 1))
         finally:
             self.pair.train()
         return in_turn(second, first)
 
-    def _mean(self, index: int, views: Tensor) -> Tensor:
+    def _mean_chances(self, index: int, views: Tensor) -> Tensor:
         logits = self.pair.alone(index, self.normalised(views.flatten(0, 1)))
         return torch.softmax(logits, dim=1).view(len(views), views.shape[1], -1).mean(dim=1)
 

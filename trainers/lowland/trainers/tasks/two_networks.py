@@ -105,7 +105,7 @@ class TalliesAlone:
 
     def metrics(self, numbers: Sequence[Sequence[float]]) -> dict[str, float]:
         """Loss and accuracy of each, of counts of all ranks."""
-        found = {}
+        found: dict[str, float] = {}
         for name, tally, counts in zip(NAMES, self._tallies, numbers, strict=True):
             tally.replace(counts)
             values = tally.metrics(())
