@@ -7,123 +7,28 @@
 
 FOLDER holds the YAHPO surrogate of LCBench (model.onnx, config_space.json, encoding.json); it needs a package that
 lowland does not: pip install onnxruntime.  Measured are the tasks on which nothing was developed, or with
-`--development` the others.  Results are kept run by run: called again, it goes on with what is missing.  Parts by
-task, seed, method or number of workers may be measured side by side, each with results of its own, and put together.
+`--development` the others.  Results are kept as runs end: called again, it goes on with what is missing, and says how
+much that is.  Parts by task, seed, method or number of workers may be measured side by side, each with results of its
+own, and put together.
 """
 
 import argparse
 import json
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
-from dataclasses import asdict, dataclass
-from functools import cache
 from pathlib import Path
 from typing import Any
 
-import optuna
-from optuna.storages import InMemoryStorage
-from optuna.trial import TrialState
-from search_curves import DEVELOPED_ON, CurveTable, LCBench, tasks
-from search_methods import METHODS, PRIOR_METHODS, Curves, priors_of
-from search_report import report
+from search_curves import DEVELOPED_ON, tasks
+from search_methods import METHODS
+from search_report import left, report
+from search_runs import Cell, Known, Run, known_of, run
 
-from lowland.platform.search.simulate import Point, simulate
-from lowland.platform.search.study import Study
-
-RANDOM_TRIALS, RANDOM_SEEDS = 64, 40
 CAP = 64
 """Whole trainings after which a run that has not reached its target is given up."""
-Run = dict[str, Any]
-
-
-@dataclass(frozen=True)
-class Cell:
-    """One run."""
-
-    task: str
-    method: str
-    workers: int
-    seed: int
-
-    @property
-    def key(self) -> str:
-        """Its name in the results."""
-        return f"{self.task}/{self.method}/{self.workers}/{self.seed}"
-
-
-class ToldComplete(InMemoryStorage):
-    """What is stopped counts as finished with the value it had, as Ray Tune's OptunaSearch tells it."""
-
-    def set_trial_state_values(self, trial_id: int, state: TrialState, values: Sequence[float] | None = None) -> bool:
-        """Keeps how a trial ended."""
-        return super().set_trial_state_values(
-            trial_id, TrialState.COMPLETE if state == TrialState.PRUNED else state, values
-        )
-
-
-@cache
-def curves_of(source: str, task: str) -> Curves:
-    """The curves of a task."""
-    path = Path(source)
-    return LCBench(path, task) if path.is_dir() else CurveTable(path)
-
-
-@cache
-def target_of(source: str, task: str) -> float:
-    """The mean best of random search with 64 whole trainings; lower is better, whatever the metric."""
-    curves, sign = curves_of(source, task), _sign(curves_of(source, task))
-    bests = []
-    for seed in range(RANDOM_SEEDS):
-        study = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=10_000 + seed))
-        drawn = [study.ask(curves.space).params for _ in range(RANDOM_TRIALS)]
-        bests.append(min(sign * value for p in drawn for value in curves.values(p, 0, curves.full) if value == value))
-    return sum(bests) / len(bests)
-
-
-def _sign(curves: Curves) -> float:
-    return 1.0 if curves.direction == "minimize" else -1.0
-
-
-def run(source: str, cell: Cell, cap: int, target: float | None = None) -> Run:
-    """Searches once; what it spent until the target was reached, or in all.
-
-    Args:
-        source: folder or file of the curves.
-        cell: what is run.
-        cap: whole trainings at most.
-        target: of the task, if it is known already.
-    """
-    optuna.logging.set_verbosity(optuna.logging.ERROR)
-    curves = curves_of(source, cell.task)
-    target = target if target is not None else target_of(source, cell.task)
-    priors = priors_of(curves, cell.task) if cell.method in PRIOR_METHODS else {}
-    sampler, policy, as_tune = METHODS[cell.method](curves, cell.seed, priors)
-    storage = ToldComplete() if as_tune else InMemoryStorage()
-    study = Study(storage, "search", curves.space, curves.direction, sampler)
-    begun = time.process_time()
-    # With the cost in mind the whole budget is used: its bar is on the regret at equal seconds.
-    until = float("-inf") if cell.method.startswith("cost") else target
-    points = simulate(study, policy, curves, workers=cell.workers, budget=cap * curves.full, until=until)
-    trials = len(study.trials())
-    return {
-        **asdict(cell),
-        "cap": cap,
-        "target": target,
-        "reached": points[-1].best <= target,
-        "trainings": _first(points, target).resource / curves.full,
-        "trials": trials,
-        "cpu_seconds_per_proposal": (time.process_time() - begun) / trials,
-        "costs": [(p.cost, p.best) for p in points if _improves(points, p)] if until < target else [],
-    }
-
-
-def _first(points: list[Point], target: float) -> Point:
-    return next((point for point in points if point.best <= target), points[-1])
-
-
-def _improves(points: list[Point], point: Point) -> bool:
-    return not any(earlier.cost < point.cost and earlier.best <= point.best for earlier in points)
+_KEEP = 10.0
+"""Seconds between two times that the results are written."""
 
 
 def cells(options: argparse.Namespace, done: frozenset[str]) -> Iterator[Cell]:
@@ -144,24 +49,40 @@ def cells(options: argparse.Namespace, done: frozenset[str]) -> Iterator[Cell]:
 
 def measure(options: argparse.Namespace) -> dict[str, Run]:
     """Runs what is missing, as far as the time allows."""
-    source = str(options.lcbench or options.curves)
+    source, end = str(options.lcbench or options.curves), time.monotonic() + options.budget
     done = merged([*options.merge, *([options.results] if options.results.exists() else [])])
-    targets = {one["task"]: one["target"] for one in done.values()}
-    missing, end = cells(options, frozenset(done)), time.monotonic() + options.budget
+    missing, written = list(cells(options, frozenset(done))), time.monotonic()
     with ProcessPoolExecutor(options.jobs) as pool:
-        running = dict[Future[Run], Cell]()
+        known = _shared(pool, source, missing, done) if options.budget else {}
+        waiting, running = iter(missing), set[Future[Run]]()
         while True:
-            while len(running) < options.jobs and time.monotonic() < end and (cell := next(missing, None)):
-                running[pool.submit(run, source, cell, options.cap, targets.get(cell.task))] = cell
+            while len(running) < options.jobs and time.monotonic() < end and (cell := next(waiting, None)):
+                running.add(pool.submit(run, source, cell, options.cap, known[cell.task]))
             if not running:
                 break
-            for future in wait(running, return_when=FIRST_COMPLETED).done:
-                cell = running.pop(future)
-                done[cell.key] = future.result()
-                targets[cell.task] = done[cell.key]["target"]
-            _write(options.results, done)
+            ended, running = wait(running, return_when=FIRST_COMPLETED)
+            done |= {_key(one): one for one in (future.result() for future in ended)}
+            if time.monotonic() - written > _KEEP:
+                _write(options.results, done)
+                written = time.monotonic()
     _write(options.results, done)
     return done
+
+
+def _shared(
+    pool: ProcessPoolExecutor, source: str, missing: Sequence[Cell], done: Mapping[str, Run]
+) -> dict[str, Known]:
+    """By task, what its runs share: each computed once."""
+    targets = {one["task"]: one["target"] for one in done.values()}
+    methods = {cell.task: {other.method for other in missing if other.task == cell.task} for cell in missing}
+    futures = {
+        task: pool.submit(known_of, source, task, sorted(wanted), targets.get(task)) for task, wanted in methods.items()
+    }
+    return {task: future.result() for task, future in futures.items()}
+
+
+def _key(one: Run) -> str:
+    return Cell(one["task"], one["method"], one["workers"], one["seed"]).key
 
 
 def merged(files: Sequence[Path]) -> dict[str, Run]:
@@ -218,4 +139,6 @@ def arguments() -> argparse.Namespace:
 
 if __name__ == "__main__":
     given = arguments()
-    print(report(measure(given)))
+    results = measure(given)
+    print(left(list(cells(given, frozenset(results))), results.values(), given.jobs))
+    print(report(results))

@@ -20,6 +20,9 @@ Priors = Mapping[str, Mapping[str, Prior]]
 Search = tuple[BaseSampler, Policy, bool]
 """Sampler, policy, and whether stopped trials are told as complete."""
 PRIOR_METHODS = ("ours, good prior", "ours, wrong prior")
+COST_BASE = "cost: tpe"
+COST_METHODS = (COST_BASE, "cost: ours", "cost: ours per cost", "cost: ours pareto")
+"""The first is what the others are compared with."""
 _DRAWN, _DEVIATION = 1000, 0.15
 
 
@@ -58,10 +61,10 @@ METHODS: Mapping[str, Callable[[Curves, int, Priors], Search]] = {
     "ours": _ours(),
     PRIOR_METHODS[0]: _ours("good"),
     PRIOR_METHODS[1]: _ours("wrong"),
-    "cost: tpe": _plain(_tpe, _whole),
-    "cost: ours": _ours(),
-    "cost: ours per cost": _ours(aim="quality per cost"),
-    "cost: ours pareto": _ours(aim="pareto"),
+    COST_BASE: _plain(_tpe, _whole),
+    COST_METHODS[1]: _ours(),
+    COST_METHODS[2]: _ours(aim="quality per cost"),
+    COST_METHODS[3]: _ours(aim="pareto"),
 }
 
 

@@ -2,9 +2,11 @@
 
 import math
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
-from statistics import median
+from collections.abc import Iterable, Mapping, Sequence
+from statistics import mean, median
 from typing import Any
+
+from search_runs import Cell
 
 Runs = Sequence[Mapping[str, Any]]
 RANDOM = 64
@@ -19,10 +21,25 @@ def report(results: Mapping[str, Mapping[str, Any]]) -> str:
         groups[run["method"], run["workers"]].append(run)
     rows = [_row(method, workers, runs) for (method, workers), runs in groups.items() if _speed(method)]
     head = [
-        "| method | workers | tasks | runs | within 1/4 | epochs of 64 trainings | CPU s per proposal |",
-        "|---|---|---|---|---|---|---|",
+        "| method | workers | tasks | runs | within 1/4 | epochs of 64 trainings | CPU s per proposal | per run |",
+        "|---|---|---|---|---|---|---|---|",
     ]
     return "\n".join([*head, *rows, "", *_cost_table(results)])
+
+
+def left(missing: Sequence[Cell], runs: Iterable[Mapping[str, Any]], processes: int) -> str:
+    """How many runs are missing, and how long they may take: by what such runs took, where any was measured."""
+    if not missing:
+        return ""
+    seconds = defaultdict[tuple[str, int], list[float]](list)
+    for run in runs:
+        seconds[run["method"], run["workers"]].append(run["cpu_seconds"])
+    known = [mean(seconds[c.method, c.workers]) for c in missing if (c.method, c.workers) in seconds]
+    unknown = f", and {len(missing) - len(known)} of a kind that was not measured" if len(known) < len(missing) else ""
+    return (
+        f"{len(missing)} runs are missing: {sum(known) / processes:.0f} s for {len(known)} of them with {processes} "
+        f"processes on as many free cores{unknown}\n"
+    )
 
 
 def _speed(method: str) -> bool:
@@ -32,9 +49,11 @@ def _speed(method: str) -> bool:
 def _row(method: str, workers: int, runs: Runs) -> str:
     share = sum(_within(run, RANDOM / 4) for run in runs) / len(runs)
     tasks = {run["task"] for run in runs}
-    seconds = median(run["cpu_seconds_per_proposal"] for run in runs)
+    per_proposal = median(run["cpu_seconds"] / run["trials"] for run in runs)
+    per_run = mean(run["cpu_seconds"] for run in runs)
     return (
-        f"| {method} | {workers} | {len(tasks)} | {len(runs)} | {share:.0%} | 1/{speed_up(runs):.1f} | {seconds:.3f} |"
+        f"| {method} | {workers} | {len(tasks)} | {len(runs)} | {share:.0%} | 1/{speed_up(runs):.1f} "
+        f"| {per_proposal:.3f} | {per_run:.1f} |"
     )
 
 

@@ -4,8 +4,14 @@ import argparse
 import json
 from pathlib import Path
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
+from search_curves import CurveTable
 from search_efficiency import cells, merged, numbers
+from search_methods import COST_BASE
+from search_report import left, report
+from search_runs import Cell, run
 
 
 def options(tasks="1000", seeds="3", **more):
@@ -39,3 +45,30 @@ def test_results_are_put_together(tmp_path):
         merged([first, write("c", ("x", 1, 1.6, 16))])
     with pytest.raises(ValueError, match="method ours has cap 16"):
         merged([first, write("c", ("x", 1, 1.5, 64))])
+
+
+def test_what_is_missing_is_told_by_what_such_runs_took():
+    done = [{"method": "ours", "workers": 1, "cpu_seconds": seconds} for seconds in (2.0, 4.0)]
+    missing = [Cell("a", "ours", 1, seed) for seed in range(4)] + [Cell("a", "tpe", 1, 0)]
+    assert left([], done, 2) == ""
+    assert left(missing, done, 2).startswith("5 runs are missing: 6 s for 4 of them with 2 processes")
+    assert "1 of a kind that was not measured" in left(missing, done, 2)
+
+
+def test_with_the_cost_in_mind_a_search_ends_at_the_best_of_tpe_or_with_its_seconds(tmp_path):
+    rates = [i / 40 for i in range(41)]
+    columns = {
+        "rate": rates,
+        "curve": [[(rate - 0.3) ** 2 + 0.5 / step for step in range(1, 10)] for rate in rates],
+        "seconds": [1.0 + rate for rate in rates],
+    }
+    path = tmp_path / "table.parquet"
+    pq.write_table(pa.table(columns), path)
+    curves = CurveTable(path)
+    tpe, ours = (run(str(path), Cell("table", method, 1, 0), 6, (0.0, {})) for method in (COST_BASE, "cost: ours"))
+    spent, best = tpe["costs"][-1][0], min(value for _, value in tpe["costs"])
+    assert tpe["trials"] == 6
+    assert spent <= 6 * 2 * curves.full
+    assert ours["costs"][-1][1] <= best or ours["costs"][-1][0] >= spent
+    assert all(value > best for _, value in ours["costs"][:-1]), "nothing is trained after TPE's best"
+    assert "| cost: ours | 1 | 1 |" in report({"tpe": tpe, "ours": ours})

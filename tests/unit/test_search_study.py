@@ -111,3 +111,9 @@ def test_virtual_time(policy: Policy, workers: int):
     assert points[-1].best == min(t.best for t in searched.trials())
     busy = points[-1].resource + 0.5 * len(points)
     assert busy / workers <= points[-1].seconds <= busy / workers + 27.5 * workers
+
+
+def test_a_simulated_search_ends_when_its_seconds_are_spent():
+    points = simulate(study(InMemoryStorage()), Promotion(27, first=3), Bowl(), workers=1, budget=270, until_cost=100)
+    assert points[-2].cost < 100 <= points[-1].cost
+    assert points[-1].resource < 270

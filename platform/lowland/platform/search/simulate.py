@@ -45,6 +45,7 @@ def simulate(
     budget: int,
     start_seconds: float = 0.0,
     until: float = -math.inf,
+    until_cost: float = math.inf,
 ) -> list[Point]:
     """Runs a search until its budget of resource is spent.
 
@@ -56,6 +57,7 @@ def simulate(
         budget: resource after which no segment begins.
         start_seconds: what the start of each segment costs.
         until: the search also ends when its best value is this low.
+        until_cost: or when its workers have spent this many seconds on what was measured.
 
     Returns:
         The state after each segment, in order of time.
@@ -71,8 +73,11 @@ def simulate(
         heapq.heappush(running, (now + start_seconds + took, segment.trial, segment))
         begun += segment.end - segment.start
 
+    def goes_on() -> bool:
+        return begun < budget and best > until and cost < until_cost
+
     while True:
-        while len(running) < workers and begun < budget and best > until and not _waits(study, policy):
+        while len(running) < workers and goes_on() and not _waits(study, policy):
             begin(study.next(policy))
             for number in study.replaced() if policy.most is not None else ():
                 study.stop(number)
@@ -87,7 +92,7 @@ def simulate(
         cost += _note_cost(study, curves, segment, start_seconds)
         points.append(Point(now, spent, best, cost))
         following = study.ended(number, policy)
-        if following is not None and begun < budget and best > until:
+        if following is not None and goes_on():
             begin(following)
 
 
