@@ -76,7 +76,7 @@ def test_the_task_decides_what_the_sections_are(path, tmp_path):
             ["batch.global_images=32", "scaling.workers=2", "model.batch_norm=global"],
             "model.batch_norm = global: needs a step in one pass, and it is 2",
         ),
-        (["data.path=nowhere"], "data.path = nowhere: no such file or folder; give Parquet files"),
+        (["data.path=./nowhere"], "data.path = ./nowhere: no such file or folder; give Parquet files"),
         (["data.group_column=side"], "data.group_column = side: digits have no groups; remove it"),
         (["length=1B tokens"], "length: 1000000000 tokens: images have no tokens"),
         (

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from rich.console import Console
 
 from lowland.platform.cluster import Cluster, connect
+from lowland.platform.hub_data import fetch_data, with_commit
 from lowland.platform.progress import SummaryRow, summary_table
 from lowland.platform.recipe import CausalLMRecipe, ImageClassificationRecipe, Recipe
 from lowland.platform.recipe.dump import dump, flatten
@@ -65,6 +66,7 @@ def train(recipe: Recipe, *, resume: str, address: str | None, console: Console)
         recipe = recipe.model_copy(update={"name": resume})
     folder = RunFolder.open(recipe.storage, recipe.name)
     record = folder.read()
+    recipe = with_commit(recipe, record.recipe if record is not None else None)
     decision = decide(resume, recipe.name, record, flatten(recipe))
     if record is None:
         record = RunRecord.new(recipe.name, flatten(recipe))
@@ -78,7 +80,7 @@ def train(recipe: Recipe, *, resume: str, address: str | None, console: Console)
         experiment = background.submit(check_store, uri, recipe.tracking.experiment)
         with _connected(recipe, address) as cluster:
             times["ray"] = time.time()
-            run = _begin(recipe, folder, record, uri, experiment, cluster)
+            run = _begin(recipe, folder, record, uri, experiment, cluster, console)
             times["checks"] = time.time()
             return run.train(times, background, console)
 
@@ -144,9 +146,10 @@ class _Run:
 
     def _describe_images(self, recipe: ImageClassificationRecipe) -> None:
         """The files by names and sizes; how many images are in them, and of what kind, the training records."""
+        from lowland.trainers.data.images.places import places
         from lowland.trainers.data.images.sources import files_digest, image_files
 
-        files = image_files(recipe.data.path)
+        files = image_files(places(recipe.data).path)
         profile = {"files": len(files), "bytes": sum(files.values())}
         self.tracked.log_dataset(recipe.data.path, files_digest(files), profile)
 
@@ -208,7 +211,13 @@ def _connected(recipe: Recipe, address: str | None) -> AbstractContextManager[Cl
 
 
 def _begin(
-    recipe: Recipe, folder: RunFolder, record: RunRecord, uri: str, experiment: "Future[str]", cluster: Cluster
+    recipe: Recipe,
+    folder: RunFolder,
+    record: RunRecord,
+    uri: str,
+    experiment: "Future[str]",
+    cluster: Cluster,
+    console: Console,
 ) -> _Run:
     """Checks everything that can be known to fail; then the run exists, here and in MLflow."""
     from lowland.platform.preflight import preflight
@@ -218,6 +227,7 @@ def _begin(
     if trouble is not None and not isinstance(trouble, UserError):
         raise trouble
     preflight(recipe, cluster, folder, uri)
+    fetch_data(recipe, cluster, console)
     from lowland.platform.tracking.run import TrackedRun
 
     folder.create()

@@ -116,13 +116,17 @@ def _data_files(recipe: Recipe) -> tuple[dict[str, int | None], tuple[str, str],
 
 
 def _image_files(recipe: ImageClassificationRecipe) -> tuple[dict[str, int | None], tuple[str, str], list[str]]:
-    from lowland.trainers.data.images.sources import image_files
+    from lowland.trainers.data.images.sources import Columns, check_columns, image_files
 
     files: dict[str, int | None] = {}
     problems: list[str] = []
-    for name, path in (("path", recipe.data.path), ("held_out_path", recipe.data.held_out_path)):
+    # What is on the hub is fetched once everything else is right.
+    here = recipe.data.path if not recipe.data.on_hub else None
+    for name, path in (("path", here), ("held_out_path", recipe.data.held_out_path)):
         try:
-            files |= image_files(path) if path is not None else {}
+            if path is not None:
+                files |= image_files(path)
+                check_columns(path, Columns.of(recipe.data))
         except DataError as error:
             problems.append(f"data.{name}: {error}")
     return files, ("", ""), problems

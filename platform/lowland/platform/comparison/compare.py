@@ -59,7 +59,7 @@ def compare(comparison: Comparison, *, address: str | None, console: Console) ->
         print_result(result := read_result(plan), console)
         return ComparisonOutcome("finished", result)
     recipes = [tuning(plan, arm).recipe for arm in plan.ordered]
-    with ready(recipes, address, comparison.parallel) as (uri, experiment_id), ExitStack() as stack:
+    with ready(recipes, address, comparison.parallel, console) as (uri, experiment_id), ExitStack() as stack:
         return _Leader(comparison, uri, experiment_id, console, stack).run()
 
 

@@ -9,6 +9,7 @@ from uuid import uuid4
 from lowland.platform.comparison.arms import Arms, optimizer_arms, recipe_arms
 from lowland.platform.comparison.plan import Arm, Comparison, Plan, read_comparison
 from lowland.platform.comparison.stages import tuning
+from lowland.platform.hub_data import with_commit
 from lowland.platform.recipe import Recipe
 from lowland.platform.search.space import open_space
 from lowland.trainers.errors import DataError, UserError
@@ -62,6 +63,7 @@ def begin(
         UserError: the name is taken, or there is nothing to go on with, or it is another comparison; or something is
             not what it may be.
     """
+    recipes = [with_commit(recipe) for recipe in recipes]
     arms = optimizer_arms(recipes, spaces, optimizers) if optimizers else recipe_arms(recipes, spaces)
     if seeds < 2:
         raise UserError(f"--seeds {seeds}: a spread needs at least 2, and few differences show with less than 5")

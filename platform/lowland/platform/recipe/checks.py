@@ -5,7 +5,6 @@ those are valid, whatever else is wrong.  A conflict names every field that is p
 """
 
 import inspect
-import re
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path as FilePath
 from typing import Any
@@ -13,11 +12,14 @@ from typing import Any
 from lowland.platform.recipe.conflict import Conflict
 from lowland.platform.recipe.image_checks import (
     IMAGE_METRICS,
+    check_concept_network,
     check_image_accelerator,
     check_image_batch,
     check_image_data,
+    check_image_hub,
     check_image_schedule,
     check_image_size,
+    check_timm,
 )
 from lowland.platform.recipe.local_files import (
     POSITIONS,
@@ -46,13 +48,13 @@ from lowland.trainers.recipe import (
     ScheduleConfig,
     SGDConfig,
     ShardingConfig,
+    is_hub_id,
 )
 
 _METRICS = {
     "causal-lm": ("eval/loss", "eval/perplexity", "eval/bits_per_byte"),
     "image-classification": IMAGE_METRICS,
 }
-_HUB_ID = re.compile(r"[\w.-]+(/[\w.-]+)?")
 
 
 def find_conflicts(sections: Mapping[str, Any]) -> list[Conflict]:
@@ -135,10 +137,9 @@ def check_model_folder(model: LanguageModelConfig | ImageModelConfig) -> Iterato
     if model.path is None:
         return
     folder = FilePath(model.path)
-    is_local = not _HUB_ID.fullmatch(model.path) or model.path.startswith(".")
     if folder.is_dir() and not (folder / "config.json").exists():
         yield Conflict(("model", "path"), model.path, "the folder has no config.json")
-    elif is_local and not folder.is_dir():
+    elif not folder.is_dir() and not is_hub_id(model.path):
         yield Conflict(("model", "path"), model.path, "no such folder; a Hugging Face hub id is written owner/name")
 
 
@@ -298,9 +299,12 @@ BY_TASK: dict[str, tuple[Check, ...]] = {
     ),
     "image-classification": (
         check_image_data,
+        check_image_hub,
+        check_concept_network,
         check_image_batch,
         check_image_schedule,
         check_image_size,
+        check_timm,
         check_image_accelerator,
     ),
 }

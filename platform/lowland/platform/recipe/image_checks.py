@@ -1,6 +1,8 @@
 """Mistakes between fields of an image classifier's recipe, as far as they show without a cluster; see `checks`."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from importlib.util import find_spec
+from pathlib import Path
 
 from lowland.platform.recipe.conflict import Conflict
 from lowland.platform.recipe.local_files import local_folder
@@ -8,12 +10,16 @@ from lowland.platform.recipe.model import ScalingConfig
 from lowland.trainers.recipe import (
     Amount,
     AugmentationConfig,
+    HubDataConfig,
     ImageBatchConfig,
     ImageDataConfig,
     ImageModelConfig,
     ScheduleConfig,
+    is_hub_id,
 )
-from lowland.trainers.recipe.image_model import PATCH_SIZE
+from lowland.trainers.recipe.image_data import DIGITS, EMBEDDED
+from lowland.trainers.recipe.image_model import INSTALL_TIMM, PATCH_SIZE
+from lowland.trainers.recipe.methods import CoBalTConfig, MethodSection
 
 IMAGE_METRICS = (
     "eval/loss",
@@ -31,14 +37,49 @@ def check_image_data(data: ImageDataConfig) -> Iterator[Conflict]:
     """Images that are not there."""
     for name in ("path", "held_out_path"):
         path = getattr(data, name)
-        folder = local_folder(path) if path is not None and path != "digits" else None
+        folder = local_folder(path) if path is not None and path not in EMBEDDED else None
         if folder is None or any(character in path for character in "*?["):
             continue
-        if not folder.expanduser().exists():
-            text = "no such file or folder; give Parquet files, a folder with a subfolder for each class, or digits"
-            yield Conflict(("data", name), path, text)
-    if data.group_column is not None and data.path == "digits":
+        if not folder.expanduser().exists() and not (name == "path" and data.on_hub):
+            text = (
+                "no such file or folder; give Parquet files, a folder with a subfolder for each class, digits or shapes"
+            )
+            hint = "; of a data set of the hub give data.hub.held_out_split" if is_hub_id(path) else ""
+            yield Conflict(("data", name), path, text + hint)
+    if data.group_column is not None and data.path == DIGITS:
         yield Conflict(("data", "group_column"), data.group_column, "digits have no groups; remove it")
+
+
+def check_image_hub(data: ImageDataConfig) -> Iterator[Conflict]:
+    """Parts of a data set of the hub, where there is none, and two kinds of held-out images."""
+    if not data.on_hub:
+        fields = HubDataConfig.model_fields
+        for name in (name for name, field in fields.items() if getattr(data.hub, name) != field.default):
+            text = f"data.path ({data.path}) is no data set of the hub; remove it, or write the data set as owner/name"
+            yield Conflict(("data", "hub", name), getattr(data.hub, name), text)
+    elif data.hub.held_out_split is not None and data.held_out_path is not None:
+        text = "data.held_out_path names held-out images too; remove one of them"
+        yield Conflict(("data", "hub", "held_out_split"), data.hub.held_out_split, text)
+
+
+def check_concept_network(methods: Sequence[MethodSection]) -> Iterator[Conflict]:
+    """A network to find concepts by that is not there."""
+    for method in methods:
+        if (
+            isinstance(method, CoBalTConfig)
+            and method.path is not None
+            and not (Path(method.path) / "config.json").exists()
+        ):
+            text = (
+                "no config.json there; cobalt.path is the `model` folder of a run, or null for the network in training"
+            )
+            yield Conflict(("methods",), method.path, text)
+
+
+def check_timm(model: ImageModelConfig) -> Iterator[Conflict]:
+    """A network of a package that is not here."""
+    if model.timm is not None and find_spec("timm") is None:
+        yield Conflict(("model", "architecture"), model.architecture, f"needs timm: {INSTALL_TIMM}")
 
 
 def check_image_batch(batch: ImageBatchConfig, model: ImageModelConfig, scaling: ScalingConfig) -> Iterator[Conflict]:

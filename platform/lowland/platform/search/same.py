@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from typing import Any
 
+from lowland.platform.hub_data import with_commit
 from lowland.platform.recipe import Recipe
 from lowland.platform.recipe.dump import flatten
 from lowland.platform.resume import differences
@@ -45,7 +46,9 @@ def refuse_another(
     if late := [name for key, name in _AT_THE_BEGINNING.items() if key in given]:
         raise UserError(f"{late[0]} counts when a search begins, and {setting.name!r} has begun; leave it out")
     # A training that goes on may take another number of workers; a search keeps its whole recipe.
-    found = list(differences(as_text(flatten(setting.recipe)), as_text(flatten(recipe))).values())
+    had = as_text(flatten(setting.recipe))
+    recipe = with_commit(recipe, had)
+    found = list(differences(had, as_text(flatten(recipe))).values())
     found += _space(setting, recipe, spaces) if spaces else []
     asked = {name: _as_held(name, value) for name, value in given.items()}
     held = {name: _as_held(name, getattr(setting, name)) for name in given}

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from lowland.platform.hub_data import with_commit
 from lowland.platform.recipe import Recipe
 from lowland.platform.search.ledger import Budget, Price
 from lowland.platform.search.setting import JOURNAL, SETTING, TICKS, Setting, existing_study, read_setting
@@ -74,6 +75,7 @@ def begin(
         raise UserError(
             f"study {recipe.name!r} exists ({there.status}); go on with it by --resume, or choose another --name"
         )
+    recipe = with_commit(recipe)
     if trials is None and budget is None:
         raise UserError("a search needs an end: give --trials, --budget, or both")
     from lowland.platform.search.compatibility import check, read_objectives

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from rich.console import Console
 
 from lowland.platform.cluster import connect
+from lowland.platform.hub_data import fetch_data
 from lowland.platform.recipe import Recipe
 from lowland.platform.runs import RunFolder
 from lowland.platform.search.setting import Setting, refuse_if_led
@@ -41,7 +42,7 @@ def tune(setting: Setting, *, address: str | None, console: Console) -> "SearchO
     """
     refuse_if_led(setting)
     setting.bound()
-    with ready([setting.recipe], address, setting.parallel) as (uri, experiment_id):
+    with ready([setting.recipe], address, setting.parallel, console) as (uri, experiment_id):
         from lowland.platform.search.driver import SearchDriver
         from lowland.platform.search.workers import Workers
 
@@ -50,13 +51,16 @@ def tune(setting: Setting, *, address: str | None, console: Console) -> "SearchO
 
 
 @contextmanager
-def ready(recipes: Sequence[Recipe], address: str | None, parallel: int | None) -> Iterator[tuple[str, str]]:
+def ready(
+    recipes: Sequence[Recipe], address: str | None, parallel: int | None, console: Console
+) -> Iterator[tuple[str, str]]:
     """A cluster that is checked for searches over these recipes.
 
     Args:
         recipes: of one tracking store and experiment.
         address: the Ray cluster to join; None takes RAY_ADDRESS, else starts one on this machine.
         parallel: trainings at a time, if that is fixed.
+        console: where it is told that data are fetched.
 
     Returns:
         The URI of the MLflow store, and the experiment's id.
@@ -79,4 +83,6 @@ def ready(recipes: Sequence[Recipe], address: str | None, parallel: int | None) 
             experiment_id = experiment.result()
             for recipe in recipes:
                 preflight(recipe, cluster, RunFolder.open(recipe.storage, recipe.name), uri)
+            for recipe in recipes:
+                fetch_data(recipe, cluster, console)
             yield uri, experiment_id

@@ -3,21 +3,25 @@
 Activations are not in it: what a convolution keeps depends on the algorithm that the GPU's library picks.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 
 from lowland.trainers.data.images.data import square_side
 from lowland.trainers.data.images.decode import BadImageError, header
-from lowland.trainers.data.images.labels import class_names
-from lowland.trainers.data.images.sources import Columns, Encoded, read_rows
+from lowland.trainers.data.images.labels import Names, class_names
+from lowland.trainers.data.images.long_tail import tail_counts
+from lowland.trainers.data.images.places import places
+from lowland.trainers.data.images.sources import Columns, Encoded, Value, read_rows
 from lowland.trainers.errors import DataError, RecipeError
 from lowland.trainers.estimate.activations import ActivationTrace
 from lowland.trainers.estimate.optimizers import optimizer_memory
 from lowland.trainers.estimate.sharding import Memory, Plan, memory
 from lowland.trainers.models import ImageInput, classifier_network, classifier_sizes
 from lowland.trainers.optimizers import parameter_groups
-from lowland.trainers.recipe import ImageClassificationConfig
+from lowland.trainers.recipe import ImageClassificationConfig, ImageDataConfig
 
 
 @dataclass(frozen=True)
@@ -104,12 +108,21 @@ def estimate_images(
 def _seen(config: ImageClassificationConfig) -> tuple[ImageInput, int]:
     """What the network sees, as far as labels and the first image say it, and the number of rows to train on."""
     data = config.data
-    rows = read_rows(data.path, Columns(data.image_column, data.label_column, data.group_column))
+    rows = read_rows(places(data).path, Columns.of(data), data.shapes)
     classes = class_names(rows.labels, rows.names, data.classes, data.path)
     size = data.size or _first_size(rows.images)
-    count = len(rows) if data.held_out_path is not None else len(rows) - max(1, round(data.held_out * len(rows)))
+    share = 1.0 if data.held_out_apart else 1 - max(1, round(data.held_out * len(rows))) / len(rows)
     grey = (0.5,) * data.channels
-    return ImageInput(size, data.channels, grey, grey, classes.names), count
+    return ImageInput(size, data.channels, grey, grey, classes.names), _training_rows(rows.labels, classes, share, data)
+
+
+def _training_rows(labels: Sequence[Value], classes: Names, share: float, data: ImageDataConfig) -> int:
+    """How many rows are trained on, if as large a share of each class is as of all."""
+    if data.long_tail is None:
+        return round(share * len(labels))
+    numbers = [number for label in labels if label is not None and (number := classes.number(label)) is not None]
+    counts = np.bincount(numbers, minlength=len(classes))
+    return int(tail_counts(np.rint(share * counts).astype(np.int64), data.long_tail.ratio).sum())
 
 
 def _first_size(images: Encoded) -> int:

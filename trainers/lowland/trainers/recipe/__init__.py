@@ -12,6 +12,7 @@ from lowland.trainers.recipe.causal_lm import CausalLMConfig
 from lowland.trainers.recipe.checkpoints import CheckpointConfig
 from lowland.trainers.recipe.data import PackedTextConfig
 from lowland.trainers.recipe.evaluation import EvaluationConfig, ImageEvaluationConfig
+from lowland.trainers.recipe.hub import HubDataConfig, is_hub_id
 from lowland.trainers.recipe.image_classification import ImageClassificationConfig
 from lowland.trainers.recipe.image_data import (
     AugmentationConfig,
@@ -19,6 +20,7 @@ from lowland.trainers.recipe.image_data import (
     ImageDataConfig,
     RandAugmentConfig,
     ResizedCropConfig,
+    ShapesConfig,
 )
 from lowland.trainers.recipe.image_model import ImageModelConfig
 from lowland.trainers.recipe.measures import MeasuresConfig
@@ -46,6 +48,7 @@ __all__ = [
     "CheckpointConfig",
     "ErasingConfig",
     "EvaluationConfig",
+    "HubDataConfig",
     "ImageBatchConfig",
     "ImageClassificationConfig",
     "ImageDataConfig",
@@ -63,8 +66,10 @@ __all__ = [
     "SGDConfig",
     "ScheduleConfig",
     "Section",
+    "ShapesConfig",
     "ShardingConfig",
     "StepSize",
     "TrainConfig",
     "Unit",
+    "is_hub_id",
 ]

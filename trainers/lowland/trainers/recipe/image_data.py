@@ -4,19 +4,55 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
+from lowland.trainers.recipe.hub import HubDataConfig, is_hub_id
 from lowland.trainers.recipe.section import Section
 
 Share = Annotated[float, Field(ge=0, le=1)]
 Range = tuple[Annotated[float, Field(gt=0)], Annotated[float, Field(gt=0)]]
 
+DIGITS = "digits"
+"""Names the 1797 digits of 8 x 8 pixels that come with scikit-learn."""
+SHAPES = "shapes"
+"""Names birds on land and water that lowland makes."""
+EMBEDDED = (DIGITS, SHAPES)
+"""Names of images that are in no file."""
+SHAPES_GROUPS = ("group", "ground")
+"""What `group_column` may be of shapes: bird and ground together, or the ground alone."""
+
+
+class ShapesConfig(Section):
+    """Birds, which are simple shapes, on land or water; in training most birds of a kind are on the same ground."""
+
+    images: Annotated[int, Field(ge=8)] = 2000
+    """Images to train on, half of them of each bird."""
+    held_out: Annotated[int, Field(ge=8)] = 800
+    """Images to evaluate on: each bird as often on land as on water."""
+    correlation: Share = 0.95
+    """Part of each bird's training images that are on its own ground; 0.5 ties no bird to a ground."""
+    size: Annotated[int, Field(ge=8)] = 16
+    """Side of the images, in pixels."""
+    seed: Annotated[int, Field(ge=0, lt=2**32)] = 0
+    """Which images; not the training's seed, so that trainings of any seed have the same ones."""
+
+
+class LongTailConfig(Section):
+    """Training images are left out so that each class has fewer than the one before (Cui et al., 2019)."""
+
+    ratio: Annotated[float, Field(ge=1)]
+    """Images of the first class for one of the last; those between fall exponentially."""
+    seed: Annotated[int, Field(ge=0, lt=2**32)] = 0
+    """Which images; not the training's seed, so that trainings of any seed have the same ones."""
+
 
 class ImageDataConfig(Section):
-    """Images with their classes: Parquet files, folders, or the digits that come with scikit-learn."""
+    """Images with their classes: Parquet files, folders, Hugging Face's hub, or the digits of scikit-learn."""
 
     path: str = "digits"
-    """`digits`; a Parquet file, or a folder or glob of them; or a folder with a subfolder of images for each class."""
+    """`digits`; a Parquet file, folder or glob; a folder with a subfolder for each class; or a data set's hub id."""
+    hub: HubDataConfig = HubDataConfig()
+    """Which part, where `path` is a hub id."""
     held_out_path: str | None = None
-    """The images to evaluate on, likewise; null draws them from `path`."""
+    """The images to evaluate on, files or folders likewise; null draws them from `path`."""
     held_out: Annotated[float, Field(gt=0, lt=1)] = 0.1
     """Part of `path` that is drawn as held-out images, whatever the seed, where `held_out_path` is null."""
     image_column: str = "image"
@@ -45,10 +81,39 @@ class ImageDataConfig(Section):
     """What is taken from each channel, on the scale from 0 to 1; null measures it on the training images."""
     std: tuple[Annotated[float, Field(gt=0)], ...] | None = None
     """What each channel is divided by then; null measures it."""
+    shapes: ShapesConfig | None = None
+    """How `path: shapes` is made; null takes the defaults."""
+    long_tail: LongTailConfig | None = None
+    """Makes classes of very unequal size of the training images; null leaves all in; those held out stay."""
     threads: Annotated[int, Field(ge=1)] | None = None
     """Threads of each worker that decode; null takes as many as torch computes with."""
     prefetch: Annotated[int, Field(ge=0)] = 4
     """Steps made ready ahead, each in a thread of its own; 0 makes them in the step."""
+
+    reader: Literal["local", "ray"] = "local"
+    """Where batches are made: in the worker, or by Ray Data in processes on any node; the training is the same one."""
+    ray_tasks: Annotated[int, Field(ge=1)] = 2
+    """Processes that make batches for each worker with `reader: ray`, each with a CPU of its own."""
+
+    @property
+    def on_hub(self) -> bool:
+        """Whether `path` is a data set of Hugging Face's hub."""
+        return self.path not in EMBEDDED and is_hub_id(self.path)
+
+    @property
+    def held_out_apart(self) -> bool:
+        """Whether held-out images have a place of their own, and are not drawn from `path`."""
+        return self.held_out_path is not None or self.hub.held_out_split is not None or self.path == SHAPES
+
+    @model_validator(mode="after")
+    def _of_shapes(self) -> "ImageDataConfig":
+        if self.shapes is not None and SHAPES not in (self.path, self.held_out_path):
+            raise ValueError(f"shapes says how path: {SHAPES} is made, but path is {self.path}: remove shapes")
+        if SHAPES in (self.path, self.held_out_path) and self.group_column not in (None, *SHAPES_GROUPS):
+            raise ValueError(
+                f"group_column: {self.group_column}: the groups of {SHAPES} are {' or '.join(SHAPES_GROUPS)}: name one"
+            )
+        return self
 
     @model_validator(mode="after")
     def _per_channel(self) -> "ImageDataConfig":

@@ -14,9 +14,10 @@ from lowland.trainers.data.images.augment import central_square
 from lowland.trainers.data.images.decode import BadImageError, Box, Header, decode, expected_kind, header
 from lowland.trainers.data.images.findings import Findings
 from lowland.trainers.data.images.labels import Names
-from lowland.trainers.data.images.sources import DIGITS, Rows, Value
+from lowland.trainers.data.images.sources import Rows, Value
 from lowland.trainers.errors import DataError
 from lowland.trainers.recipe import ImageDataConfig
+from lowland.trainers.recipe.image_data import EMBEDDED
 
 Numbers = npt.NDArray[np.int64]
 Crop = Callable[[int, int], Box]
@@ -127,8 +128,8 @@ class Collection:
 
     def _modes(self, headers: Sequence[Header | None]) -> None:
         expected = expected_kind(self._config.channels)
-        if self.path == DIGITS:
-            return  # grey by themselves; nothing is lost
+        if self.path in EMBEDDED:
+            return  # grey or coloured by themselves, as is known
         for row, found in enumerate(headers):
             if found is None or row in self.findings.bad or found.kind == expected:
                 continue

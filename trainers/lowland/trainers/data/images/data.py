@@ -11,7 +11,8 @@ from torch import Tensor
 from lowland.trainers.data.images.collection import AUTO_CACHE, Collection, ImageSet, Numbers
 from lowland.trainers.data.images.findings import Findings
 from lowland.trainers.data.images.labels import Names, class_names, group_names
-from lowland.trainers.data.images.sources import Columns, Rows, read_rows
+from lowland.trainers.data.images.long_tail import long_tail
+from lowland.trainers.data.images.sources import Rows, read_sources
 from lowland.trainers.data.order import Order
 from lowland.trainers.errors import DataError, RecipeError
 from lowland.trainers.recipe import ImageDataConfig
@@ -75,16 +76,16 @@ def open_images(config: ImageDataConfig, *, larger_originals: bool = False) -> I
         DataError: images, labels or classes are not as they must be; the message names rows and files.
         RecipeError: `size` is needed and not given.
     """
-    columns = Columns(config.image_column, config.label_column, config.group_column)
-    rows = read_rows(config.path, columns)
-    other = read_rows(config.held_out_path, columns) if config.held_out_path is not None else None
+    rows, other = read_sources(config)
     classes = class_names(rows.labels, rows.names, config.classes, config.path)
     other = _by_name(other, classes, config) if other is not None else None
     groups = _groups(config, rows, other)
     pool = ThreadPoolExecutor(config.threads or torch.get_num_threads(), thread_name_prefix="lowland-decode")
     main = Collection(config.path, rows, classes, groups, config, pool)
-    apart = Collection(config.held_out_path or "", other, classes, groups, config, pool) if other else None
+    apart = Collection(config.held_out_path or config.path, other, classes, groups, config, pool) if other else None
     train_rows, held_out_rows = _split(main, config) if apart is None else (main.usable, apart.usable)
+    if (tail := config.long_tail) is not None:
+        train_rows = train_rows[long_tail(main.labels[train_rows], len(classes), tail.ratio, tail.seed)]
     collections = [main, *([apart] if apart is not None else [])]
     size = _size(config, collections)
     for collection in collections:

@@ -15,12 +15,14 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from pyarrow import fs
 
+from lowland.trainers.data.images.places import Place, places
+from lowland.trainers.data.images.shapes import BIRDS, make_shapes
 from lowland.trainers.data.sources import SourceFile, list_files, open_filesystem
 from lowland.trainers.data.units import open_parquet
 from lowland.trainers.errors import DataError
+from lowland.trainers.recipe import ImageDataConfig, ShapesConfig
+from lowland.trainers.recipe.image_data import DIGITS, EMBEDDED, SHAPES
 
-DIGITS = "digits"
-"""Names the 1797 digits of 8 x 8 pixels that come with scikit-learn."""
 SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".tif", ".tiff", ".webp", ".ppm", ".pgm")
 """Files of a class's folder that are taken for images."""
 _READ_AHEAD = 16 << 10
@@ -37,6 +39,15 @@ class Columns:
     image: str = "image"
     label: str = "label"
     group: str | None = None
+
+    @classmethod
+    def of(cls, config: ImageDataConfig) -> "Columns":
+        """Those of a recipe."""
+        return cls(config.image_column, config.label_column, config.group_column)
+
+    def names(self) -> list[str]:
+        """All of them."""
+        return [self.image, self.label, *([self.group] if self.group is not None else [])]
 
 
 @dataclass(frozen=True)
@@ -61,7 +72,7 @@ class Encoded:
         self._ends = np.cumsum([len(column) for column in columns], dtype=np.int64)
 
     def read(self, row: int) -> "bytes | npt.NDArray[np.uint8] | None":
-        """The encoded image, or grey pixels [H, W]; None if the row has none."""
+        """The encoded image, or its pixels, [H, W] or [H, W, 3]; None if the row has none."""
         file, local = self._locate(row)
         value = self._columns[file][local]
         data: bytes | None = value.as_py()
@@ -116,47 +127,84 @@ class Files(Encoded):
         return f"{self._paths[row]} (row {row})"
 
 
-class Digits(Encoded):
-    """Pixels that are decoded already."""
+class Decoded(Encoded):
+    """Pixels that are decoded already: [N, H, W], or [N, H, W, 3]."""
 
-    def __init__(self, pixels: npt.NDArray[np.uint8]) -> None:
-        self._pixels = pixels
+    def __init__(self, pixels: npt.NDArray[np.uint8], name: str) -> None:
+        self._pixels, self._name = pixels, name
 
     def read(self, row: int) -> npt.NDArray[np.uint8]:
-        """Grey pixels [8, 8]."""
+        """Pixels [H, W], or [H, W, 3]."""
         pixels: npt.NDArray[np.uint8] = self._pixels[row]
         return pixels
 
     def place(self, row: int) -> str:
         """The row."""
-        return f"{DIGITS} row {row}"
+        return f"{self._name} row {row}"
 
 
-def read_rows(path: str, columns: Columns) -> Rows:
-    """The rows of a path: `digits`, Parquet files, or a folder with a subfolder of images for each class.
+def read_sources(config: ImageDataConfig) -> tuple[Rows, Rows | None]:
+    """The rows of `path`, and those to evaluate on, where they are not drawn from them.
+
+    Raises:
+        DataError: as of `read_rows`.
+    """
+    found, columns = places(config), Columns.of(config)
+    shapes = config.shapes or ShapesConfig()
+    rows = read_rows(found.path, columns, shapes)
+    if found.held_out is not None:
+        return rows, read_rows(found.held_out, columns, shapes)
+    return rows, _shapes(shapes, columns, held_out=True) if config.path == SHAPES else None
+
+
+def read_rows(path: Place, columns: Columns, shapes: ShapesConfig | None = None) -> Rows:
+    """The rows of a path: `digits`, `shapes`, Parquet files, or a folder with a subfolder of images for each class.
+
+    Args:
+        path: what the recipe names.
+        columns: of Parquet files; of `shapes`, that of the groups.
+        shapes: how `shapes` are made; None takes the defaults.
 
     Raises:
         DataError: nothing is there, or it is none of these; a column is missing or of the wrong type.
     """
     if path == DIGITS:
         return _digits()
+    if path == SHAPES:
+        return _shapes(shapes or ShapesConfig(), columns, held_out=False)
     files = _parquet_files(path)
-    return _parquet(files, columns) if files else _folders(*open_filesystem(path), path)
+    if files or isinstance(path, tuple):
+        return _parquet(files, columns)
+    return _folders(*open_filesystem(path), path)
 
 
-def read_column(path: str, name: str) -> list[Value] | None:
+def check_columns(path: Place, columns: Columns) -> None:
+    """Looks for the columns in the first Parquet file, of which only the end is read.
+
+    Raises:
+        DataError: one is missing; the message says which ones may be meant.
+    """
+    files = _parquet_files(path) if path not in EMBEDDED else []
+    if files:
+        with open_parquet(files[0]) as parquet:
+            _require_columns(files[0], parquet.schema_arrow, columns)
+
+
+def read_column(path: Place, name: str) -> list[Value] | None:
     """A further column of whole numbers or names, by row, read alone; None where images have no columns.
 
     Raises:
         DataError: the column is missing or of the wrong type.
     """
-    files = _parquet_files(path) if path != DIGITS else []
+    files = _parquet_files(path) if path not in EMBEDDED else []
     values = [value for file in files for value in _values(_table(file, [name]), file, name)]
     return values if files else None
 
 
-def _parquet_files(path: str) -> list[SourceFile]:
+def _parquet_files(path: Place) -> list[SourceFile]:
     """The files of a path that is no folder of images."""
+    if isinstance(path, tuple):
+        return [file for each in path for file in list_files(each)]
     filesystem, inside = open_filesystem(path)
     is_folder = filesystem.get_file_info(inside).type == fs.FileType.Directory
     return list_files(path, ("*.parquet",)) if not is_folder or _has_parquet(filesystem, inside) else []
@@ -168,7 +216,14 @@ def _digits() -> Rows:
     found = load_digits()
     # Values from 0 to 16.
     pixels = np.rint(found.images * (255 / 16)).astype(np.uint8)
-    return Rows(found.target.tolist(), None, Digits(pixels), tuple(map(str, range(10))))
+    return Rows(found.target.tolist(), None, Decoded(pixels, DIGITS), tuple(map(str, range(10))))
+
+
+def _shapes(config: ShapesConfig, columns: Columns, *, held_out: bool) -> Rows:
+    made = make_shapes(config, held_out=held_out)
+    groups = made.groups(columns.group) if columns.group is not None else None
+    images = Decoded(made.pixels, f"{SHAPES} held out" if held_out else SHAPES)
+    return Rows(made.birds.tolist(), groups, images, BIRDS)
 
 
 def _has_parquet(filesystem: fs.FileSystem, folder: str) -> bool:
@@ -201,7 +256,7 @@ def _parquet(files: Sequence[SourceFile], columns: Columns) -> Rows:
     for file in files:
         if file.format != "parquet":
             raise DataError(f"{file.path}: not a Parquet file; images come from Parquet files, or from folders")
-        table = _table(file, [columns.image, columns.label, *([columns.group] if columns.group else [])])
+        table = _table(file, columns.names(), columns)
         images.append(_image_column(table, file, columns.image))
         labels += _values(table, file, columns.label)
         if columns.group is not None:
@@ -211,8 +266,10 @@ def _parquet(files: Sequence[SourceFile], columns: Columns) -> Rows:
     return Rows(labels, groups if columns.group is not None else None, encoded, names)
 
 
-def _table(file: SourceFile, names: list[str]) -> pa.Table:
+def _table(file: SourceFile, names: list[str], columns: Columns | None = None) -> pa.Table:
     with open_parquet(file) as parquet:
+        if columns is not None:
+            _require_columns(file, parquet.schema_arrow, columns)
         there = parquet.schema_arrow.names
         for name in names:
             if name not in there:
@@ -223,24 +280,40 @@ def _table(file: SourceFile, names: list[str]) -> pa.Table:
             raise DataError(f"{file.path}: cannot be read ({error})") from error
 
 
+def _require_columns(file: SourceFile, schema: pa.Schema, columns: Columns) -> None:
+    images = [field.name for field in schema if _holds_images(field.type)]
+    labels = [field.name for field in schema if _holds_values(field.type)]
+    asked = {"image": (columns.image, images), "label": (columns.label, labels), "group": (columns.group, labels)}
+    for kind, (name, fitting) in asked.items():
+        if name is not None and name not in schema.names:
+            fits = f"set data.{kind}_column to one that fits: {', '.join(fitting)}" if fitting else "none of them fits"
+            raise DataError(f"{file.path}: no column `{name}`; its columns: {', '.join(schema.names)}; {fits}")
+
+
+def _holds_images(kind: pa.DataType) -> bool:
+    kind = kind.field("bytes").type if pa.types.is_struct(kind) and kind.get_field_index("bytes") >= 0 else kind
+    return bool(pa.types.is_binary(kind) or pa.types.is_large_binary(kind))
+
+
+def _holds_values(kind: pa.DataType) -> bool:
+    kind = kind.value_type if pa.types.is_dictionary(kind) else kind
+    return bool(pa.types.is_integer(kind) or pa.types.is_string(kind) or pa.types.is_large_string(kind))
+
+
 def _image_column(table: pa.Table, file: SourceFile, name: str) -> pa.ChunkedArray:
     """The encoded images as binary values."""
     column, kind = table[name], table.schema.field(name).type
-    if pa.types.is_struct(kind) and "bytes" in [kind.field(i).name for i in range(kind.num_fields)]:
-        column = pc.struct_field(column, "bytes")
-        kind = column.type
-    if not (pa.types.is_binary(kind) or pa.types.is_large_binary(kind)):
+    if not _holds_images(kind):
         raise DataError(
             f"{file.path}: the column `{name}` holds {kind}; it must hold encoded images, as bytes or as Hugging "
             "Face's struct with `bytes`"
         )
-    return column
+    return pc.struct_field(column, "bytes") if pa.types.is_struct(kind) else column
 
 
 def _values(table: pa.Table, file: SourceFile, name: str) -> list[Value]:
     kind = table.schema.field(name).type
-    kind = kind.value_type if pa.types.is_dictionary(kind) else kind
-    if not (pa.types.is_integer(kind) or pa.types.is_string(kind) or pa.types.is_large_string(kind)):
+    if not _holds_values(kind):
         raise DataError(f"{file.path}: the column `{name}` holds {kind}; it must hold whole numbers or names")
     values: list[Value] = table[name].to_pylist()
     return values
@@ -256,16 +329,17 @@ def _class_names(metadata: dict[bytes, bytes], column: str) -> tuple[str, ...] |
     return tuple(map(str, names)) if isinstance(names, list) else None
 
 
-def image_files(path: str) -> dict[str, int]:
+def image_files(path: Place) -> dict[str, int]:
     """Files of image data and their bytes: all Parquet files, or of folders the first image of each class.
 
     Raises:
         DataError: nothing is there.
     """
-    if path == DIGITS:
+    if path in EMBEDDED:
         return {}
     if files := _parquet_files(path):
         return {file.path: file.size for file in files}
+    assert isinstance(path, str)
     filesystem, inside = open_filesystem(path)
     images = _folders(filesystem, inside, path)
     assert isinstance(images.images, Files)

@@ -1,0 +1,231 @@
+"""Data sets of the hub: found by their cards or names, fetched once, read offline, and refused with the way out."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from support.hub import serving
+from support.vision import encoded, noise, write_parquet
+
+from lowland.platform.hub_data import with_commit
+from lowland.platform.recipe import load_recipe
+from lowland.trainers.data.images.hub_tables import split_files, tables
+from lowland.trainers.errors import DataError, RecipeError
+from lowland.trainers.recipe import is_hub_id
+
+
+@pytest.mark.parametrize(
+    ("paths", "card", "expected"),
+    [
+        (["README.md", "data/a.txt"], {}, {}),
+        (
+            [f"{name}.parquet" for name in ("a/train-00000-of-00002", "a/train-00001-of-00002-0f", "f-00000-of-00001")],
+            {},
+            {"default": {"f": 1, "train": 2}},
+        ),
+        (["training.parquet", "x/val/1.parquet"], {}, {"default": {"train": 1, "validation": 1}}),
+        (["a.parquet", "b.parquet"], {}, {"default": {"train": 2}}),
+        (["a/train/0000.parquet", "a/train/0001.parquet", "b/x/0000.parquet"], {}, {"a": {"train": 2}, "b": {"x": 1}}),
+        (
+            ["a/train-1.parquet", "a/more/train-2.parquet", "b/eval.parquet"],
+            {
+                "configs": [
+                    {"config_name": "a", "data_files": [{"split": "train", "path": ["a/train-*", "a/**/train-2*"]}]},
+                    {"config_name": "b", "data_dir": "b"},
+                    {"config_name": "c", "data_files": "c/*.jpg"},
+                    {"config_name": "d", "data_dir": "a", "data_files": {"small": "train-*"}},
+                ]
+            },
+            {"a": {"train": 2}, "b": {"test": 1}, "d": {"small": 1}},
+        ),
+    ],
+)  # fmt: skip
+def test_the_card_or_else_names_say_which_files_are_which_split(paths, card, expected):
+    found = tables(paths, card)
+    assert {
+        config: {split: len(files) for split, files in splits.items()} for config, splits in found.items()
+    } == expected
+
+
+def test_a_configuration_is_asked_for_where_none_is_the_default():
+    paths = ["fine/train/0000.parquet", "coarse/train/0000.parquet"]
+    found = tables(paths, {})
+    assert split_files(found, {}, config="fine", split="train", field="f") == (paths[0],)
+    with pytest.raises(DataError, match=r"set data.hub.config to one of coarse, fine"):
+        split_files(found, {}, config=None, split="train", field="f")
+    card = {"configs": [{"config_name": "fine", "default": True}]}
+    assert split_files(found, card, config=None, split="train", field="f") == (paths[0],)
+    with pytest.raises(DataError, match=r"data.hub.config = gross: no such configuration .* coarse, fine"):
+        split_files(found, {}, config="gross", split="train", field="f")
+    with pytest.raises(DataError, match=r"f = test: no such split of configuration fine; there are train"):
+        split_files(found, {}, config="fine", split="test", field="f")
+
+
+def test_what_exists_here_is_no_hub_id(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    Path("mnist").mkdir()
+    wanted = {
+        "mnist": False,
+        "cifar10": True,
+        "a/b": True,
+        "a/b/c": False,
+        "./a": False,
+        "a*": False,
+        "s3://a/b": False,
+    }
+    assert {path: is_hub_id(path) for path in wanted} == wanted
+
+
+BASE = """\
+task: image-classification
+name: small
+length: 3 epochs
+model: {architecture: wide-resnet-10-1}
+data: {path: owner/birds, channels: 1}
+optimizer: {name: sgd, lr: 0.1}
+batch: {micro_batch: 8}
+"""
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (["data.path=digits", "data.hub.split=test"], "data.hub.split = test: data.path (digits) is no data set of"),
+        (["data.held_out_path=owner/other"], "no such file or folder; give Parquet files"),
+        (["data.hub.held_out_split=test", "data.held_out_path=."], "data.held_out_path names held-out images too"),
+        (["data.path=./birds"], "data.path = ./birds: no such file or folder"),
+    ],
+)
+def test_mistakes_that_need_no_hub(tmp_path, overrides, message):
+    path = tmp_path / "recipe.yaml"
+    path.write_text(BASE)
+    with pytest.raises(RecipeError) as caught:
+        load_recipe(path, overrides)
+    assert message in str(caught.value)
+
+
+def test_a_run_that_goes_on_keeps_its_commit(tmp_path, monkeypatch):
+    path = tmp_path / "recipe.yaml"
+    path.write_text(BASE)
+    recipe = load_recipe(path)
+    asked = []
+
+    def found(name, hub):
+        asked.append(hub.revision)
+        return type("Found", (), {"commit": hub.revision or "newest"})
+
+    monkeypatch.setattr("lowland.trainers.data.images.hub.find_images", found)
+    assert with_commit(recipe).data.hub.revision == "newest"
+    held = {"data.path": "owner/birds", "data.hub.revision": "older"}
+    assert with_commit(recipe, held).data.hub.revision == "older"
+    assert with_commit(recipe, {**held, "data.path": "owner/fish"}).data.hub.revision == "newest"
+    assert asked == [None, "older", None]
+    assert with_commit(load_recipe(path, ["data.path=digits"])).data.hub.revision is None
+
+
+# The client reads HF_ENDPOINT and HF_HUB_OFFLINE when it is imported: each case is a process.
+SCRIPT = """
+import json, sys
+from lowland.trainers.data.images.hub import find_images
+from lowland.trainers.data.images.sources import read_sources
+from lowland.trainers.errors import DataError
+from lowland.trainers.recipe import ImageDataConfig
+
+for fields in json.loads(sys.argv[1]):
+    config = ImageDataConfig.model_validate(fields)
+    try:
+        rows, other = read_sources(config)
+        commit = find_images(config.path, config.hub).commit
+        print(json.dumps([rows.labels, rows.names, other and other.labels, commit]))
+    except DataError as error:
+        print(json.dumps(str(error)))
+"""
+
+
+def read(hub, folder, *configs, offline=False):
+    """What a process reads of data sections (labels, names of classes, held-out labels, commit), or is told."""
+    known = {name: value for name, value in os.environ.items() if not name.startswith("HF_")}
+    places = {"HF_ENDPOINT": hub.address, "HF_HOME": str(folder / "home"), "HF_HUB_DISABLE_PROGRESS_BARS": "1"}
+    environment = {**known, **places, "HF_HUB_OFFLINE": "1" if offline else "0"}
+    command = [sys.executable, "-c", SCRIPT, json.dumps(configs)]
+    done = subprocess.run(command, env=environment, cwd=folder, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    return [json.loads(line) for line in done.stdout.splitlines()]
+
+
+def parquet(folder, labels, names=("hen", "owl"), label="fine_label"):
+    """A file as Hugging Face's library writes it."""
+    features = {"features": {label: {"names": names, "_type": "ClassLabel"}}}
+    images = [encoded(noise(i, 8, 8, 3)) for i in range(len(labels))]
+    path = write_parquet(folder / "made.parquet", images, labels)
+    import pyarrow.parquet as pq
+
+    table = pq.read_table(path).rename_columns(["img", label])
+    pq.write_table(table.replace_schema_metadata({"huggingface": json.dumps({"info": features})}), path)
+    return path.read_bytes()
+
+
+CARD = b"""---
+configs:
+- config_name: small
+  data_files:
+  - {split: train, path: small/train-*}
+  - {split: test, path: small/test-*}
+- config_name: large
+  data_files: large.parquet
+---
+# Birds
+"""
+COLUMNS = {"image_column": "img", "label_column": "fine_label"}
+SMALL = {"path": "owner/birds", "hub": {"config": "small", "held_out_split": "test"}, **COLUMNS}
+CONVERTED = {"path": "owner/scans", **COLUMNS}
+
+
+def test_data_sets_are_read_from_the_hub_and_then_without_it(tmp_path):
+    small = {"small/train-0.parquet": [0, 1, 1], "small/train-1.parquet": [0], "small/test-0.parquet": [1, 1]}
+    with serving() as hub:
+        files = {path: parquet(tmp_path, labels) for path, labels in small.items()}
+        hub.sets["owner/birds"] = {"main": {"README.md": CARD, **files, "large.parquet": b"never fetched"}}
+        converted = {"default/train/0000.parquet": parquet(tmp_path, [1, 0, 1])}
+        hub.sets["owner/scans"] = {"main": {".gitattributes": b""}, "refs/convert/parquet": converted}
+        hub.sets["owner/closed"] = {"main": {"README.md": b"# Closed", **files}}
+        hub.sets["owner/pictures"] = {"main": {"a.jpg": b""}}
+        hub.gated.add("owner/closed")
+        mistakes = {
+            "owner/none": {"path": "owner/none"},
+            "several": {"path": "owner/birds", **COLUMNS},
+            "split": {"path": "owner/birds", "hub": {"config": "small", "split": "val"}, **COLUMNS},
+            "revision": {"path": "owner/birds", "hub": {"revision": "v9"}, **COLUMNS},
+            "columns": {"path": "owner/birds", "hub": {"config": "small"}},
+            "labels": {"path": "owner/birds", "hub": {"config": "small"}, "image_column": "img"},
+            "gated": {"path": "owner/closed"},
+            "pictures": {"path": "owner/pictures"},
+        }
+        birds, scans, *told = read(hub, tmp_path, SMALL, CONVERTED, *mistakes.values())
+        assert birds[:3] == [[0, 1, 1, 0], ["hen", "owl"], [1, 1]]
+        assert scans[:3] == [[1, 0, 1], ["hen", "owl"], None]
+        assert not any("large.parquet" in line for line in hub.asked), "only the files of the split are fetched"
+        wanted = {
+            "owner/none": f"data.path = owner/none: no such file or folder here, and {hub.address} has no data set of",
+            "several": "data.path = owner/birds: several configurations, none of them the default: set data.hub.config "
+            "to one of small, large",
+            "split": "data.hub.split = val: no such split of configuration small; there are train, test",
+            "revision": "data.hub.revision = v9: no such branch, tag or commit",
+            "columns": "no column `image`; its columns: img, fine_label; set data.image_column to one that fits: img",
+            "labels": "no column `label`; its columns: img, fine_label; set data.label_column to one that fits: fine_",
+            "gated": f"a gated data set: ask for access at {hub.address}/datasets/owner/closed, then log in",
+            "pictures": "data.path = owner/pictures: no Parquet files there, nor converted ones; download the data set",
+        }
+        assert {name: text in told[i] for i, (name, text) in enumerate(wanted.items())} == dict.fromkeys(
+            wanted, True
+        ), told
+    offline = read(hub, tmp_path, SMALL, CONVERTED, {"path": "owner/other"}, offline=True)
+    assert offline[:2] == [birds, scans]
+    assert f"not (wholly) in the cache {tmp_path}/home/hub, and HF_HUB_OFFLINE is set" in offline[2]
+    # A commit that is in the cache asks no hub, as workers do while they hold GPUs.
+    known, away = read(hub, tmp_path, {**SMALL, "hub": {**SMALL["hub"], "revision": birds[3]}}, {"path": "owner/other"})
+    assert known == birds
+    assert f"{hub.address} cannot be reached" in away
