@@ -48,6 +48,9 @@ def write_recipe(folder: Path, text: str = BASE, *, sequence_length: int = 64, v
 
 def data_overrides(path: Path, prepared: Path) -> list[str]:
     """What makes a shipped recipe read data that are there: a prepared folder, or the digits of scikit-learn."""
-    if "task: image-classification" in path.read_text(encoding="utf-8"):
+    text = path.read_text(encoding="utf-8")
+    if "path: shapes" in text:
+        return []  # made when they are needed
+    if "task: image-classification" in text:
         return ["data.path=digits", "data.held_out_path=null"]
     return [f"data.path={prepared}"]

@@ -29,6 +29,7 @@ NOTHING = [
     {"name": "ceag", "start": "100%"},
     {"name": "magnitude_pruning", "sparsity": 0},
     {"name": "demp", "strength": 0, "noise": 0, "every": "100 steps"},
+    {"name": "cobalt", "strength": 0, "start": "2 steps"},
 ]
 
 STATEFUL = [

@@ -6,7 +6,7 @@ a feature map take the place of slots, and k-means that of the codebook.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from typing import Protocol
 
 import torch
@@ -119,20 +119,21 @@ class CoBalT(Method):
     @contextmanager
     def _looking(self) -> Iterator[Cells]:
         """Gives what makes cells of images."""
-        assert self._engine is not None
         assert self._world is not None
-        engine, network, device = self._engine, self._network, self._world.device
-        if network is not None:
-            network.to(device).eval()
-        looked_at = engine.module if network is None else network
-        with feature_map(looked_at) as seen, engine.evaluating() if network is None else torch.no_grad():
+        device = self._world.device
+        if self._network is not None:
+            network = self._network.to(device).eval()
+            forward: Callable[[Tensor], object] = network
+            looking: AbstractContextManager[None] = torch.no_grad()
+        else:
+            assert self._engine is not None
+            engine = self._engine
+            network, looking = engine.module, engine.evaluating()
+            forward = lambda images: engine.evaluate({"images": images})  # noqa: E731
+        with feature_map(network) as seen, looking:
 
             def cells_of(images: Tensor) -> Tensor:
-                images = images.to(device)
-                if network is None:
-                    engine.evaluate({"images": images})
-                else:
-                    network(images)
+                forward(images.to(device))
                 assert seen.cells is not None
                 return seen.cells
 
