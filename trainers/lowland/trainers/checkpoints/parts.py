@@ -150,7 +150,11 @@ class PartReader:
             numel = sum(entry.numel for entry in ranges[state])
             if numel != piece.numel:
                 raise DataError(f"{piece.name} has {numel} elements here, but {piece.numel} in this run: {_OTHER}")
-            _fill(ranges[state], piece.segment.offset, tensor.view(-1))
+            # With channels last, memory is in another order than the file.
+            flat = tensor.view(-1) if tensor.is_contiguous() else tensor.new_empty(tensor.numel())
+            _fill(ranges[state], piece.segment.offset, flat)
+            if not tensor.is_contiguous():
+                tensor.copy_(flat.view(tensor.shape))
         for state, scalar in piece.scalars.items():
             file, key = scalars[state]
             scalar.copy_(file.get_tensor(key))

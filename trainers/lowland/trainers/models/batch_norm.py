@@ -13,7 +13,7 @@ all ranks together (`synchronised`: two messages of C numbers forward and two ba
 Running averages and all arithmetic on statistics are fp32 whatever the weights are.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import torch
@@ -64,18 +64,6 @@ class StepBatchNorm2d(nn.BatchNorm2d):
         """Sums of means [C], of variances [C], and of the number of passes [1], since `settle`."""
         return self._gathered
 
-    @torch.no_grad()
-    def settle(self, gathered: Tensor | None) -> None:
-        """Moves the running averages by what all ranks gathered; None moves nothing.  Begins anew either way."""
-        if gathered is not None and self.running_mean is not None and self.running_var is not None:
-            mean, variance, count = gathered.split([self.num_features, self.num_features, 1])
-            momentum = 0.1 if self.momentum is None else self.momentum
-            self.running_mean.lerp_(mean / count, momentum)
-            self.running_var.lerp_(variance / count, momentum)
-            if self.num_batches_tracked is not None:
-                self.num_batches_tracked += 1
-        self._gathered.zero_()
-
     def _apply(self, fn: Callable[..., Any], recurse: bool = True) -> "StepBatchNorm2d":
         """Moves with the module, but keeps statistics in fp32."""
         names = ("running_mean", "running_var")
@@ -88,16 +76,37 @@ class StepBatchNorm2d(nn.BatchNorm2d):
         return self
 
 
+class StepBatchNormAct2d(StepBatchNorm2d):
+    """The same with what timm's `BatchNormAct2d` does behind it.
+
+    Args:
+        plain: timm's.
+        synchronised: normalise over the micro-batches of all ranks.
+    """
+
+    def __init__(self, plain: nn.BatchNorm2d, *, synchronised: bool) -> None:
+        super().__init__(plain, synchronised=synchronised)
+        self.drop, self.act = plain.drop, plain.act
+
+    def forward(self, input: Tensor) -> Tensor:
+        """Activations."""
+        activations: Tensor = self.act(self.drop(super().forward(input)))
+        return activations
+
+
 def use_step_batch_norm(module: nn.Module, *, synchronised: bool) -> nn.Module:
     """The module with every `nn.BatchNorm2d` in it replaced; names and values of parameters and buffers stay."""
     for name, child in module.named_children():
         if type(child) is nn.BatchNorm2d:
             setattr(module, name, StepBatchNorm2d(child, synchronised=synchronised))
+        elif type(child).__name__ == "BatchNormAct2d":  # timm need not be there to be asked
+            setattr(module, name, StepBatchNormAct2d(child, synchronised=synchronised))
         else:
             use_step_batch_norm(child, synchronised=synchronised)
     return module
 
 
+@torch.no_grad()
 def settle(module: nn.Module, *, applied: bool) -> None:
     """Ends a step: all ranks' statistics become running averages, the same on all ranks; collective.
 
@@ -108,15 +117,25 @@ def settle(module: nn.Module, *, applied: bool) -> None:
     layers = list(_layers(module))
     if not layers:
         return
-    if not applied:
-        for layer in layers:
-            layer.settle(None)
-        return
-    gathered = torch.cat([layer.gathered() for layer in layers])
-    if dist.is_initialized() and dist.get_world_size() > 1:
-        dist.all_reduce(gathered)
-    for layer, part in zip(layers, gathered.split([layer.gathered().numel() for layer in layers]), strict=True):
-        layer.settle(part)
+    sums = [layer.gathered() for layer in layers]
+    if applied:
+        gathered = torch.cat(sums)
+        if dist.is_initialized() and dist.get_world_size() > 1:
+            dist.all_reduce(gathered)
+        _move(layers, gathered.split([each.numel() for each in sums]))
+    torch._foreach_zero_(sums)
+
+
+def _move(layers: Sequence[StepBatchNorm2d], gathered: Sequence[Tensor]) -> None:
+    """Moves running averages: all of a momentum at once, since a GPU waits for each small kernel at this point."""
+    running: dict[float, tuple[list[Tensor], list[Tensor]]] = {}
+    for layer, sums in zip(layers, gathered, strict=True):
+        averages, found = running.setdefault(0.1 if layer.momentum is None else layer.momentum, ([], []))
+        averages += [layer.get_buffer("running_mean"), layer.get_buffer("running_var")]
+        found += (sums[:-1] / sums[-1]).chunk(2)
+    for momentum, (averages, found) in running.items():
+        torch._foreach_lerp_(averages, found, momentum)
+    torch._foreach_add_([layer.get_buffer("num_batches_tracked") for layer in layers], 1)
 
 
 def _layers(module: nn.Module) -> Iterator[StepBatchNorm2d]:
