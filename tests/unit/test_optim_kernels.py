@@ -9,9 +9,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from lowland.optim import Fragment, Segment, kernels
+from lowland.optim import TAM, Fragment, Segment, kernels
 from lowland.optim.kernels import chunks
-from lowland.optim.kernels.choice import fits
+from lowland.optim.kernels.choice import alike, fits
 from lowland.optim.lion import lion_
 from lowland.optim.torque import adatamw_, tam_
 
@@ -130,6 +130,25 @@ def test_sums_do_not_lose_small_numbers_behind_large_sums() -> None:
 def test_what_is_not_on_a_gpu_keeps_to_torch() -> None:
     assert not fits([[torch.zeros(3)]])
     assert not fits([[]])
+
+
+def test_kernels_go_side_by_side_through_what_has_one_order_in_memory() -> None:
+    plain, last = torch.zeros(3, 4, 5, 5), torch.zeros(3, 4, 5, 5).to(memory_format=torch.channels_last)
+    assert alike([plain, plain])
+    assert alike([last, last])
+    assert not alike([plain, last])
+    assert not alike([last[:, :2], last[:, :2]])
+    assert not alike([torch.zeros(4, 6).t()])
+    pointwise = torch.zeros(3, 4, 1, 1)
+    assert alike([pointwise, pointwise.to(memory_format=torch.channels_last)])
+
+
+def test_state_is_in_the_order_of_its_weight() -> None:
+    last = torch.nn.Parameter(torch.zeros(3, 4, 5, 5).to(memory_format=torch.channels_last))
+    last.grad = torch.ones_like(last)
+    optimizer = TAM([last], lr=0.1)
+    optimizer.step()
+    assert alike([last, last.grad, optimizer.state[last]["exp_avg"]])
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="Triton kernels need a GPU")

@@ -257,9 +257,8 @@ class LayoutOptimizer(Optimizer):
             state[STEP] = torch.zeros((), dtype=torch.float32)
         for name in self._states(group):
             if name not in state:
-                state[name] = torch.zeros_like(
-                    fragment.tensor, dtype=torch.float32, memory_format=torch.contiguous_format
-                )
+                # In the same order of memory, so that kernels can go through both side by side.
+                state[name] = torch.zeros_like(fragment.tensor, dtype=torch.float32)
         return state
 
     def _pieces(self, layout: Layout, group: Mapping[str, Any], fragments: Sequence[Fragment], step: int) -> Pieces:

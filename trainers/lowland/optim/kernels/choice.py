@@ -42,7 +42,15 @@ def fits(lists: Sequence[Sequence[Tensor]]) -> bool:
     if not lists[0] or not lists[0][0].is_cuda or not _runs(lists[0][0].device):
         return False
     device = lists[0][0].device
-    return all(x.device == device and x.dtype in DTYPES and x.is_contiguous() for tensors in lists for x in tensors)
+    known = all(x.device == device and x.dtype in DTYPES for tensors in lists for x in tensors)
+    return known and all(alike(column) for column in zip(*lists, strict=True))
+
+
+def alike(tensors: Sequence[Tensor]) -> bool:
+    """Whether tensors of one shape have the same elements in the order of memory, without gaps."""
+    if all(x.is_contiguous() for x in tensors):
+        return True
+    return all(x.is_contiguous(memory_format=torch.channels_last) for x in tensors)
 
 
 @lru_cache
