@@ -1,0 +1,92 @@
+"""The tables of `vision_quality.py`: no torch."""
+
+from collections.abc import Callable, Mapping, Sequence
+from statistics import fmean
+
+from vision_arms import ARMS
+from vision_plain import Outcome
+
+from lowland.platform.comparison.statistics import interval, paired
+
+Values = dict[int, float]
+"""By seed."""
+HEAD = ("arm", "epochs", "gradients a step", "seeds", "test accuracy, %", "against its base", "seconds")
+
+
+def tables(outcomes: Mapping[tuple[str, int], Outcome], epochs: float, *, as_markdown: bool) -> str:
+    """One table for each task that something was trained of."""
+    parts = []
+    for task, (head, more) in EXTRA.items():
+        rows = [
+            _row(name, outcomes, epochs, more)
+            for name, arm in ARMS.items()
+            if arm.task == task and any(run[0] == name for run in outcomes)
+        ]
+        if rows:
+            parts.append(
+                f"{task}\n\n{_markdown((*HEAD, *head), rows) if as_markdown else _plain((*HEAD, *head), rows)}"
+            )
+    return "\n\n".join(parts)
+
+
+def _row(
+    name: str,
+    outcomes: Mapping[tuple[str, int], Outcome],
+    epochs: float,
+    more: Callable[[list[Outcome]], tuple[str, ...]],
+) -> tuple[str, ...]:
+    arm, own = ARMS[name], _of(name, outcomes)
+    values = {seed: 100 * outcome.accuracy for seed, outcome in own.items()}
+    difference = "base"
+    if arm.base is not None:
+        base = {seed: 100 * outcome.accuracy for seed, outcome in _of(arm.base, outcomes).items()}
+        difference = str(paired(values, base)) if values.keys() & base.keys() else ""
+    seconds = f"{fmean(outcome.seconds for outcome in own.values()):.0f}"
+    start = (name, f"{epochs / arm.gradients:.4g}", str(arm.gradients), str(len(own)))
+    return (*start, str(interval(list(values.values()))), difference, seconds, *more(list(own.values())))
+
+
+def _of(name: str, outcomes: Mapping[tuple[str, int], Outcome]) -> dict[int, Outcome]:
+    return {seed: outcome for (arm, seed), outcome in outcomes.items() if arm == name}
+
+
+def _best(outcomes: list[Outcome]) -> tuple[str, ...]:
+    """The best of all evaluations, which cannot be known without test labels, and its loss to the last."""
+    best = [100 * max(accuracy for _, accuracy in outcome.curve) for outcome in outcomes]
+    fall = [high - 100 * outcome.accuracy for high, outcome in zip(best, outcomes, strict=True)]
+    return (str(interval(best)), str(interval(fall)))
+
+
+def _smaller(outcomes: list[Outcome]) -> tuple[str, ...]:
+    """Shares of weights or units that are gone, and of FLOPs that are left."""
+    gone, left = [], []
+    for outcome in outcomes:
+        found = outcome.metrics
+        whole = found.get("methods/demp/flops", found.get("methods/magnitude_pruning/flops"))
+        less = found.get("methods/demp/smaller_flops", found.get("methods/magnitude_pruning/sparse_flops"))
+        if whole is None or less is None:
+            return ("", "")
+        gone.append(100 * found.get("methods/demp/removed", found.get("methods/magnitude_pruning/sparsity", 0.0)))
+        left.append(100 * less / whole)
+    return (str(interval(gone)), str(interval(left)))
+
+
+EXTRA: dict[str, tuple[tuple[str, ...], Callable[[list[Outcome]], tuple[str, ...]]]] = {
+    "optimizers": ((), lambda outcomes: ()),
+    "noise": (("best epoch, %", "lost since, %"), _best),
+    "pruning": (("removed, %", "FLOPs left, %"), _smaller),
+}
+"""By task: further columns, and what they say."""
+
+
+def _markdown(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    lines = [head, ["---"] * len(head), *rows]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def _plain(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    widths = [max(len(line[column]) for line in (head, *rows)) for column in range(len(head))]
+    return "\n".join(
+        "  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip()
+        for line in (head, *rows)
+    )
