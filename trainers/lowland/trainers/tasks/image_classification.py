@@ -137,7 +137,7 @@ class ImageClassificationTask:
         )
         groups = data.groups.names if data.groups is not None else ()
         tally = Tally(len(data.classes), len(groups))
-        alone = TalliesAlone(len(data.classes)) if self._two is not None else None
+        alone = TalliesAlone(data.classes.names) if self._two is not None else None
         with engine.evaluating():
             for batch, counted in batches:
                 images = batch.images.to(world.device)

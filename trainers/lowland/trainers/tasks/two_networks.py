@@ -78,11 +78,11 @@ class TalliesAlone:
     """Counts for each network alone, beside those of their mean prediction.
 
     Args:
-        classes: K.
+        classes: names of the K classes.
     """
 
-    def __init__(self, classes: int) -> None:
-        self._tallies = tuple(Tally(classes) for _ in NAMES)
+    def __init__(self, classes: Sequence[str]) -> None:
+        self._classes, self._tallies = classes, tuple(Tally(len(classes)) for _ in NAMES)
 
     def logits(self, engine: Engine, images: Tensor, counted: int, labels: Tensor, rows: Tensor) -> Tensor:
         """Logits [B, K] of the mean prediction, after counting each network's.
@@ -108,6 +108,6 @@ class TalliesAlone:
         found: dict[str, float] = {}
         for name, tally, counts in zip(NAMES, self._tallies, numbers, strict=True):
             tally.replace(counts)
-            values = tally.metrics(())
+            values = tally.metrics(self._classes)
             found |= {f"eval/{name}_network_{key}": values[f"eval/{key}"] for key in ("accuracy", "loss")}
         return found
