@@ -3,16 +3,15 @@
 python benchmarks/real_searches.py SEARCH.json     (started by search_real.py)
 
 Both sides train the same recipes by `lowland.trainers.fit`, which evaluates after each epoch.  Time counts from the
-moment at which a cluster stands: workers are still to be started, the tracking store and Ray are there.
+moment at which a cluster stands: Ray's and the tracking store are there, workers are still to be started.
 """
 
 import json
 import os
 import sys
-import tempfile
 import threading
 import time
-from collections.abc import Mapping
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -20,16 +19,13 @@ from typing import TYPE_CHECKING, Any
 from common import write_json
 from real_tasks import EPOCHS
 
-from lowland.platform.recipe import Recipe
-from lowland.platform.recipe.model import read_recipe
+from lowland.platform.recipe import Recipe, read_recipe
 from lowland.platform.search.space import BoundSpace
 from lowland.search_spaces import Space
 
 if TYPE_CHECKING:
     from ray import tune
 
-DIVERGED = 1e3
-"""What a training of the stock side reports instead of a loss that is not finite: worse than any loss."""
 FACTOR = 3
 """Of each rung one in so many goes on, here and by lowland's default."""
 Point = tuple[float, str, float, float | None]
@@ -82,24 +78,31 @@ def _lowland(order: Order) -> tuple[Found, float]:
 
     from lowland.platform.search.setting import STOP
     from lowland.platform.search.start import begin
-    from lowland.platform.search.tune import ready
+    from lowland.platform.search.tune import tune
+    from lowland.platform.tracking.store import check_store, resolve_uri
 
     space = Path(order.result).with_name("space.yaml")
     space.write_text(json.dumps(order.space), encoding="utf-8")  # which is YAML
     recipe = read_recipe(order.recipe)
     setting = begin(recipe, [str(space)], trials=10**6, parallel=str(order.parallel), seed=order.seed)
-    with ready([recipe], "local", order.parallel) as (uri, experiment_id):
-        from lowland.platform.search.driver import SearchDriver
-        from lowland.platform.search.workers import Workers
-
+    uri = resolve_uri(recipe.tracking, recipe.storage)
+    experiment_id = check_store(uri, recipe.tracking.experiment)
+    with _cluster(order, recipe):
         begun = time.time()
         stop = threading.Timer(order.seconds, (setting.folder / STOP).touch)
         stop.daemon = True
-        with Workers(recipe, str(setting.folder / "ray"), order.parallel) as workers:
-            driver = SearchDriver(setting, uri, experiment_id, Console(width=150), workers)
-            stop.start()
-            parent = driver.run().parent_run_id
-    return _recorded(uri, experiment_id, parent, begun), begun
+        stop.start()
+        outcome = tune(setting, address=None, console=Console(width=150))
+    return _recorded(uri, experiment_id, outcome.parent_run_id, begun), begun
+
+
+def _cluster(order: Order, recipe: Recipe) -> AbstractContextManager[Any]:
+    """One that holds the trials and leaves a CPU; the same for both sides."""
+    from lowland.platform.cluster import connect
+
+    scaling = recipe.scaling
+    cpus = max(os.cpu_count() or 1, int(order.parallel * scaling.cpus_per_worker) + 1)
+    return connect("local", cpus=cpus, gpus=None if scaling.gpus_per_worker else 0)
 
 
 def _recorded(uri: str, experiment_id: str, parent: str, begun: float) -> Found:
@@ -119,25 +122,29 @@ def _recorded(uri: str, experiment_id: str, parent: str, begun: float) -> Found:
 
 
 def _stock(order: Order) -> tuple[Found, float]:
-    """Ray Tune with OptunaSearch and, unless the search is random, ASHAScheduler; and when it began."""
-    from lowland.platform.cluster import connect
+    """Ray Tune with OptunaSearch and, unless the search is random, ASHAScheduler; and when it began.
 
+    Raises:
+        RuntimeError: trials failed.
+    """
     recipe = read_recipe(order.recipe)
-    cpus, gpus = recipe.scaling.cpus_per_worker, recipe.scaling.gpus_per_worker
-    offered = max(os.cpu_count() or 1, int(order.parallel * cpus) + 1)
-    with connect("local", cpus=offered, gpus=None if gpus else 0):
+    scaling = recipe.scaling
+    with _cluster(order, recipe):
         from ray import tune
+        from real_trainable import train
 
         keep = _keeper()
         trainable = tune.with_parameters(train, recipe=order.recipe, space=order.space)
         tuner = tune.Tuner(
-            tune.with_resources(trainable, {"cpu": cpus, "gpu": gpus}),
+            tune.with_resources(trainable, {"cpu": scaling.cpus_per_worker, "gpu": scaling.gpus_per_worker}),
             tune_config=_tune_config(order, BoundSpace(Space.model_validate(order.space), recipe)),
             run_config=tune.RunConfig(name="tune", storage_path=recipe.storage, verbose=0, callbacks=[keep]),
         )
         keep.begun = begun = time.time()
         tuner.fit()
-        return keep.found, begun
+    if keep.failed:
+        raise RuntimeError(f"{len(keep.failed)} trials failed, the first of them {keep.failed[0]}")
+    return keep.found, begun
 
 
 def _tune_config(order: Order, space: BoundSpace) -> "tune.TuneConfig":
@@ -166,13 +173,17 @@ def _tune_config(order: Order, space: BoundSpace) -> "tune.TuneConfig":
 def _keeper() -> Any:
     """A callback of Tune that keeps what trials report."""
     from ray.tune import Callback
+    from real_trainable import DIVERGED
 
     class Keeper(Callback):
         def __init__(self) -> None:
-            self.begun, self.found = 0.0, Found()
+            self.begun, self.found, self.failed = 0.0, Found(), list[str]()
 
         def on_trial_start(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
             self.found.trials += 1
+
+        def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
+            self.failed.append(str(trial.error_file))
 
         def on_trial_result(
             self, iteration: int, trials: list[Any], trial: Any, result: dict[str, Any], **info: Any
@@ -182,43 +193,6 @@ def _keeper() -> Any:
                 self.found.points.append((at, trial.trial_id, result["loss"], result.get("accuracy")))
 
     return Keeper()
-
-
-def train(config: dict[str, Any], *, recipe: dict[str, Any], space: dict[str, Any]) -> None:
-    """The trainable of the stock side: one trial, in Tune's process."""
-    import torch
-    from ray import tune
-
-    from lowland.trainers.errors import NonFiniteError
-    from lowland.trainers.fit import Places, fit
-    from lowland.trainers.monitor import SilentMonitor
-    from lowland.trainers.world import World
-
-    class Reports(SilentMonitor):
-        epoch = 0
-
-        def metrics(self, step: int, values: Mapping[str, float]) -> None:
-            if "eval/loss" in values:
-                self.epoch += 1
-                more = {"accuracy": values["eval/accuracy"]} if "eval/accuracy" in values else {}
-                tune.report({"loss": values["eval/loss"], "epoch": self.epoch, "at": time.time(), **more})
-
-    base: Recipe = read_recipe(recipe)
-    torch.set_num_threads(int(base.scaling.cpus_per_worker))
-    device = torch.device("cuda" if base.scaling.gpus_per_worker else "cpu")
-    monitor = Reports()
-    with tempfile.TemporaryDirectory() as folder:
-        try:
-            fit(
-                BoundSpace(Space.model_validate(space), base).apply(config),
-                world=World.current(device),
-                monitor=monitor,
-                places=Places(folder, None),
-                card=lambda metrics: "",
-                metadata={},
-            )
-        except NonFiniteError:
-            tune.report({"loss": DIVERGED, "epoch": monitor.epoch + 1, "at": time.time()})
 
 
 if __name__ == "__main__":

@@ -24,7 +24,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from common import circumstances, gpu_name, installed, run_child, script, write_json
+from common import child_environment, circumstances, gpu_name, installed, run_child, script, write_json
 from real_report import Search, losses
 from real_tasks import EPOCHS, TASKS, Task, prepare, recipe, space
 
@@ -196,11 +196,12 @@ def search(cell: Cell, place: int, end: float, options: argparse.Namespace) -> d
     write_json(folder / "order.json", order)
     first = place * options.parallel
     gpus = ",".join(map(str, range(first, first + options.parallel))) if task.on_gpu else ""
+    paths = f"{child_environment({})['PYTHONPATH']}{os.pathsep}{Path(__file__).parent}"
     problem = run_child(
         script("real_searches.py", str(folder / "order.json")),
         folder / "log.txt",
         timeout=end - time.monotonic(),
-        environment={"CUDA_VISIBLE_DEVICES": gpus},
+        environment={"CUDA_VISIBLE_DEVICES": gpus, "PYTHONPATH": paths},
     )
     return problem or json.loads((folder / "found.json").read_text(encoding="utf-8"))
 

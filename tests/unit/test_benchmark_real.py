@@ -9,7 +9,7 @@ from real_report import Search, accuracy_of_best, best_after, losses, reached
 from real_tasks import EPOCHS, TASKS, recipe, space
 from search_real import Cell, Results, cells, numbers
 
-from lowland.platform.recipe.model import read_recipe
+from lowland.platform.recipe import read_recipe
 from lowland.platform.search.choices import make_policy
 from lowland.platform.search.setting import TICKS
 from lowland.platform.search.space import BoundSpace
