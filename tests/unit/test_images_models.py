@@ -1,5 +1,7 @@
 """Networks of the sizes that are published, BatchNorm that is torch's, and exports that come back."""
 
+import json
+import sys
 from dataclasses import replace
 
 import pytest
@@ -219,3 +221,11 @@ def test_models_that_do_not_go_with_the_images(fields, message):
 def test_sections_that_name_no_model(fields, message):
     with pytest.raises(ValueError, match=message):
         ImageModelConfig.model_validate(fields)
+
+
+def test_a_folder_of_timm_without_timm(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "timm", None)
+    described = {"architecture": "resnet18", "num_classes": 7, "pretrained_cfg": {"input_size": [3, 224, 224]}}
+    (tmp_path / "config.json").write_text(json.dumps(described))
+    with pytest.raises(RecipeError, match=r"a network of timm, which cannot be imported .*pip install 'lowland\[timm"):
+        classifier_sizes(ImageModelConfig(path=str(tmp_path)), seen(8))

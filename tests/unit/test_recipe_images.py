@@ -91,6 +91,7 @@ def test_the_task_decides_what_the_sections_are(path, tmp_path):
             ["model={architecture: vit-tiny, patch_size: 3}", "data.size=8"],
             "model.patch_size = 3: must divide data.size (8)",
         ),
+        (["model.timm_arguments={stem_width: 8}"], "timm_arguments are for the architectures timm/…; remove them"),
         (["scaling.accelerator_type=H100"], "scaling.accelerator_type = H100: needs a GPU"),
         (
             ["checkpoints.metric=eval/acuracy"],
@@ -104,6 +105,14 @@ def test_mistakes(path, overrides, message):
     with pytest.raises(RecipeError) as caught:
         load_recipe(path, overrides)
     assert message in str(caught.value)
+
+
+def test_timm_is_asked_for_where_it_is_not_installed(path, monkeypatch):
+    monkeypatch.setattr("lowland.platform.recipe.image_checks.find_spec", lambda name: None)
+    with pytest.raises(
+        RecipeError, match=r"model.architecture = timm/resnet18: needs timm: pip install 'lowland\[timm\]'"
+    ):
+        load_recipe(path, ["model.architecture=timm/resnet18"])
 
 
 @pytest.mark.parametrize("names", [["sgd", "sam"], ["auto"]])

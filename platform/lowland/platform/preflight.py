@@ -19,7 +19,7 @@ from lowland.platform.node_checks import (
 from lowland.platform.recipe import CausalLMRecipe, ImageClassificationRecipe, Recipe
 from lowland.platform.resource_checks import resource_problems
 from lowland.platform.runs import RunFolder, open_filesystem
-from lowland.trainers.errors import DataError, UserError
+from lowland.trainers.errors import DataError, RecipeError, UserError
 
 if TYPE_CHECKING:
     from pyarrow.fs import FileSystem
@@ -112,7 +112,19 @@ def _data_files(recipe: Recipe) -> tuple[dict[str, int | None], tuple[str, str],
         files |= {str(model / "config.json"): None, **weights}
         if not weights:
             problems.append(f"model.path: {model} holds no safetensors file; save the model as safetensors")
+    if isinstance(recipe, ImageClassificationRecipe) and recipe.model.timm is not None:
+        problems.extend(_timm_problems(recipe.model.timm))
     return files, manifest, problems
+
+
+def _timm_problems(name: str) -> list[str]:
+    from lowland.trainers.models.timm_networks import require_timm  # imports torch, as timm itself does
+
+    try:
+        require_timm(name)
+    except RecipeError as error:
+        return [str(error)]
+    return []
 
 
 def _image_files(recipe: ImageClassificationRecipe) -> tuple[dict[str, int | None], tuple[str, str], list[str]]:

@@ -11,6 +11,8 @@ from lowland.trainers.errors import DataError, RecipeError
 from lowland.trainers.models.batch_norm import use_step_batch_norm
 from lowland.trainers.models.image_classifier import ImageInput
 from lowland.trainers.models.image_folders import bare_network, own_description, own_network, read_own
+from lowland.trainers.models.timm_networks import TYPE as TIMM_TYPE
+from lowland.trainers.models.timm_networks import require_timm_images, timm_fields, timm_network
 from lowland.trainers.recipe import ImageModelConfig
 from lowland.trainers.recipe.image_model import PATCH_SIZE
 
@@ -47,6 +49,8 @@ def _initialised(recipe: ImageModelConfig, seen: ImageInput) -> nn.Module:
     if recipe.architecture is not None and (own := own_network(recipe.architecture, seen)) is not None:
         return own
     config = _config(recipe, seen)
+    if recipe.timm is not None:
+        return timm_network(config)
     try:
         network: nn.Module = AutoModelForImageClassification.from_config(config, dtype=torch.float32)
     except (ValueError, TypeError, KeyError) as error:
@@ -73,7 +77,10 @@ def classifier_sizes(recipe: ImageModelConfig, seen: ImageInput) -> tuple[int, i
 
 def _config(recipe: ImageModelConfig, seen: ImageInput) -> PretrainedConfig:
     """The transformers configuration of a model that is built."""
-    fields = {**_said(seen), **(recipe.config or _named_config(recipe, seen))}
+    if recipe.timm is not None:
+        fields = {**_labels(seen), **timm_fields(recipe.timm, recipe.timm_arguments, seen)}
+    else:
+        fields = {**_said(seen), **(recipe.config or _named_config(recipe, seen))}
     model_type = fields.pop("model_type")
     try:
         config = AutoConfig.for_model(model_type, **fields)
@@ -113,6 +120,8 @@ def _named_config(recipe: ImageModelConfig, seen: ImageInput) -> dict[str, Any]:
 
 def _require_same(config: PretrainedConfig, seen: ImageInput) -> None:
     """Of what a configuration says of images, all that the data say otherwise."""
+    if config.model_type == TIMM_TYPE:
+        require_timm_images(config, seen)
     size = getattr(config, "image_size", seen.size)
     if size != seen.size and config.model_type == "vit":
         raise RecipeError(f"data.size = {seen.size}: the model takes images of {size} x {size}; set data.size: {size}")
@@ -146,7 +155,7 @@ def _read_config(recipe: ImageModelConfig, seen: ImageInput) -> nn.Module:
 
 def _pretrained_config(recipe: ImageModelConfig, seen: ImageInput) -> PretrainedConfig:
     try:
-        config = AutoConfig.from_pretrained(recipe.path, **_labels(seen))
+        config = AutoConfig.from_pretrained(recipe.path, **_labels(seen), num_labels=len(seen.classes))
     except (OSError, ValueError, KeyError) as error:
         raise DataError(f"model.path = {recipe.path}: no model configuration can be read there: {error}") from error
     _require_same(config, seen)

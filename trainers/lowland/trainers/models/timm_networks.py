@@ -26,27 +26,36 @@ def timm_fields(name: str, arguments: dict[str, Any], seen: ImageInput) -> dict[
     Raises:
         RecipeError: timm is not installed, or has no such network.
     """
-    timm = _timm()
-    if not timm.is_model(name):
-        near = ", ".join(get_close_matches(name, timm.list_models(), n=3))
-        hint = f"; nearest: {near}" if near else ""
-        raise RecipeError(f"model.architecture = timm/{name}: timm {timm.__version__} has no such network{hint}")
+    require_timm(name)
     decided: dict[str, Any] = {"in_chans": seen.channels}
-    described = timm.get_pretrained_cfg(name)
+    described = _timm().get_pretrained_cfg(name)
     if described is not None and described.fixed_input_size:
         decided["img_size"] = seen.size
     return {"model_type": TYPE, "architecture": name, "model_args": {**decided, **arguments}}
 
 
+def require_timm(name: str) -> None:
+    """Looks a network up.
+
+    Raises:
+        RecipeError: timm is not installed, or has no such network.
+    """
+    timm = _timm()
+    if not timm.is_model(name):
+        near = ", ".join(get_close_matches(name, timm.list_models(), n=3))
+        hint = f"; nearest: {near}" if near else ""
+        raise RecipeError(f"model.architecture = timm/{name}: timm {timm.__version__} has no such network{hint}")
+
+
 def timm_network(config: PretrainedConfig) -> nn.Module:
-    """The network with timm's own initial weights, from torch's generator: the wrapper would draw all layers alike.
+    """The network with timm's own initial weights, of torch's generator: the wrapper itself draws all layers alike.
 
     Raises:
         RecipeError: timm refuses the arguments.
     """
     try:
-        network: nn.Module = AutoModelForImageClassification.from_config(config, dtype=torch.float32)
         own = _timm().create_model(config.architecture, num_classes=config.num_labels, **(config.model_args or {}))
+        network: nn.Module = AutoModelForImageClassification.from_config(config, dtype=torch.float32)
     except (TypeError, ValueError, RuntimeError, AssertionError) as error:
         raise RecipeError(f"model.timm_arguments: timm's {config.architecture} refuses them: {error}") from error
     network.timm_model = own
@@ -57,8 +66,9 @@ def require_timm_images(config: PretrainedConfig, seen: ImageInput) -> None:
     """Of what a pretrained network of timm says of images, all that the data say otherwise.
 
     Raises:
-        RecipeError: the data are of another size or of other channels.
+        RecipeError: the data are of another size or of other channels, or timm is not installed.
     """
+    _timm()
     arguments = config.model_args or {}
     described = getattr(config, "pretrained_cfg", None) or {}
     channels, size = arguments.get("in_chans", 3), arguments.get("img_size")
@@ -73,6 +83,6 @@ def require_timm_images(config: PretrainedConfig, seen: ImageInput) -> None:
 def _timm() -> Any:
     try:
         import timm
-    except ImportError as error:
-        raise RecipeError(f"model: networks of timm need timm ({error}): {INSTALL_TIMM}") from error
+    except (ImportError, RuntimeError) as error:  # a torchvision that is built for another torch raises the second
+        raise RecipeError(f"model: a network of timm, which cannot be imported ({error}): {INSTALL_TIMM}") from error
     return timm
