@@ -62,6 +62,7 @@ def known_of(source: str, task: str, methods: Sequence[str], target: float | Non
 
     The target is the mean best of random search with 64 whole trainings; lower is better, whatever the metric.
     """
+    optuna.logging.set_verbosity(optuna.logging.ERROR)
     curves = curves_of(source, task)
     priors = priors_of(curves, task) if set(methods) & set(PRIOR_METHODS) else {}
     return _target(curves) if target is None else target, priors
