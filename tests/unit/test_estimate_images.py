@@ -11,6 +11,8 @@ from lowland.platform.recipe import ImageClassificationRecipe
 from lowland.trainers.errors import DataError, RecipeError
 from lowland.trainers.estimate.images import estimate_images
 
+SPLIT = {"name": "cross_split", "warmup": "2 steps"}
+
 
 def test_counts_by_hand():
     changes = {"length": "3 epochs", "batch": {"micro_batch": 8, "accumulation": 2}, "sharding": {"stage": 2}}
@@ -25,6 +27,15 @@ def test_counts_by_hand():
     assert (whole.weights, whole.optimizer) == (4 * 77_562, 4 * 77_562)
     assert sharded.optimizer == pytest.approx(2 * 77_562, abs=16)
     assert whole.activations == 0
+
+
+def test_two_networks_count_twice():
+    one, two = (estimate_images(config(augmentation={}, methods=methods), workers=1) for methods in ([], [SPLIT]))
+    assert two.parameters == 2 * one.parameters
+    assert two.stages[0].weights == 2 * one.stages[0].weights
+    assert two.checkpoint_bytes == 2 * one.checkpoint_bytes
+    # Both forward and backward, and each image's two views by one of them.
+    assert two.flops / one.flops == pytest.approx(8 / 3)
 
 
 def test_it_is_printed_and_says_what_is_not_in_it():

@@ -19,9 +19,10 @@ from lowland.trainers.errors import DataError, RecipeError
 from lowland.trainers.estimate.activations import ActivationTrace
 from lowland.trainers.estimate.optimizers import optimizer_memory
 from lowland.trainers.estimate.sharding import Memory, Plan, memory
-from lowland.trainers.models import ImageInput, classifier_network, classifier_sizes
+from lowland.trainers.models import ImageInput, NetworkPair, classifier_network, classifier_sizes
 from lowland.trainers.optimizers import parameter_groups
 from lowland.trainers.recipe import ImageClassificationConfig, ImageDataConfig
+from lowland.trainers.recipe.methods import cross_split
 
 
 @dataclass(frozen=True)
@@ -41,7 +42,9 @@ class ImageEstimate:
     """Over all workers."""
     steps: int
     forward_flops: int
-    """Of one image."""
+    """Of one image in one network."""
+    passes: int
+    """Forward passes that training costs an image, a backward pass counted as two."""
     checkpoint_bytes: int
     peak_flops: float | None
     """Of one GPU; None if not known."""
@@ -50,8 +53,8 @@ class ImageEstimate:
 
     @property
     def flops(self) -> float:
-        """Of the whole training: forward, and twice that backward."""
-        return 3.0 * self.forward_flops * self.images_per_step * self.steps
+        """Of the whole training."""
+        return float(self.passes * self.forward_flops * self.images_per_step * self.steps)
 
     @property
     def seconds(self) -> float | None:
@@ -80,7 +83,9 @@ def estimate_images(
     images = config.batch.micro_batch * accumulation * workers
     seen, rows = _seen(config)
     parameters, forward = classifier_sizes(config.model, seen)
-    network = classifier_network(config.model, seen)
+    network, two = classifier_network(config.model, seen), cross_split(config.methods)
+    if two is not None:
+        network, parameters = NetworkPair(network, classifier_network(config.model, seen)), 2 * parameters
     optimizer = optimizer_memory(config.optimizer, network)
     groups = tuple(
         sum(p.numel() for p in group.parameters.values()) for group in parameter_groups(network, config.optimizer)
@@ -99,6 +104,7 @@ def estimate_images(
         images_per_step=images,
         steps=config.length.in_steps(tokens_per_step=0, steps_per_epoch=rows / images),
         forward_flops=forward,
+        passes=3 if two is None else two.forward_passes,
         checkpoint_bytes=int(parameters * (torch.float32.itemsize + optimizer.state)),
         peak_flops=peak_flops,
         mfu=mfu,
