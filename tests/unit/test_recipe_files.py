@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 from recipe_files import data_overrides, write_manifest
 
-from lowland.platform.recipe import load_recipe
+from lowland.platform.recipe import load_recipe, read_recipe
 from lowland.platform.recipe.document import read_document
 
 RECIPES = sorted((Path(__file__).parents[2] / "recipes").rglob("*.yaml"))
@@ -21,3 +21,5 @@ def test_a_shipped_recipe_loads(path, tmp_path):
     prepared = write_manifest(tmp_path / "prepared", sequence_length=config.get("max_position_embeddings", 1024))
     recipe = load_recipe(path, data_overrides(path, prepared))
     assert recipe.name == path.stem
+    # As workers get it, with every default set.
+    assert read_recipe(recipe.model_dump(mode="json")) == recipe

@@ -35,6 +35,8 @@ _TYPES = {
 class _Generator(GenerateJsonSchema):
     def encode_default(self, dft: Any) -> Any:
         """Amounts as a recipe writes them; pydantic would show the dataclass."""
+        if isinstance(dft, tuple):
+            return [self.encode_default(each) for each in dft]
         return str(dft) if isinstance(dft, Amount) else super().encode_default(dft)
 
 

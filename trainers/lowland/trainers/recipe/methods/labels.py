@@ -31,7 +31,8 @@ class LabelNoiseConfig(MethodSection):
     @model_validator(mode="after")
     def _of_kind(self) -> "LabelNoiseConfig":
         for field, kind in (("own_too", "symmetric"), ("target", "asymmetric"), ("column", "column")):
-            if field in self.model_fields_set and self.kind != kind:
+            # Not whether it is set: a recipe that was written out has its defaults too.
+            if getattr(self, field) != type(self).model_fields[field].default and self.kind != kind:
                 raise ValueError(f"{field} is of kind: {kind}; remove it")
         if (self.rate is None) != (self.kind == "column"):
             raise ValueError("rate is needed by the kinds symmetric and asymmetric, and by no other")

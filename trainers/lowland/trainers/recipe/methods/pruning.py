@@ -41,7 +41,7 @@ class MagnitudePruningConfig(MethodSection):
             raise ValueError(
                 f"rewind: {self.rewind} goes with shape: iterative, whose rounds are trainings of their own"
             )
-        if "rewind_to" in self.model_fields_set and self.rewind != "weights":
+        if self.rewind_to != type(self).model_fields["rewind_to"].default and self.rewind != "weights":
             raise ValueError("rewind_to is of rewind: weights; remove it")
         return self
 
