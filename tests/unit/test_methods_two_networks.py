@@ -10,6 +10,7 @@ from support.training import states
 
 from lowland.trainers.data.order import HalvesOrder
 from lowland.trainers.errors import RecipeError
+from lowland.trainers.landscape import permutation_spec
 from lowland.trainers.models import CrossSplitLoss, NetworkPair, load_classifier
 from lowland.trainers.tasks import build_task
 from lowland.trainers.tasks.two_networks import seeds_of_networks
@@ -163,6 +164,8 @@ def test_the_pair_is_evaluated_and_exported(digits, tmp_path):
         build_task(again, _alone())
     one = build_task(image_config(digits, model={"path": str(tmp_path / "model" / "second")}), _alone()).build_module()
     assert torch.equal(one.network.fc.weight, pair.second.fc.weight)
+    assert permutation_spec(one) is not None
+    assert permutation_spec(pair) is None, "units of the first network alone would be matched"
 
 
 def test_sizes_are_those_of_two_networks(digits):

@@ -13,6 +13,7 @@ from typing import Any
 from torch import nn
 
 from lowland.trainers.landscape.permutations import PermutationSpec
+from lowland.trainers.models import NetworkPair
 from lowland.trainers.models.resnets import ResNet, WideBlock, WideResNet
 
 __all__ = ["permutation_spec"]
@@ -23,7 +24,9 @@ _NORM = ("weight", "bias", "running_mean", "running_var")
 
 
 def permutation_spec(module: nn.Module) -> PermutationSpec | None:
-    """The permutations of a network, wherever it is inside `module`; None if it is not one that is known."""
+    """The permutations of a network, wherever it is inside `module`; None if it is not one that is known, or two."""
+    if any(isinstance(network, NetworkPair) for network in module.modules()):
+        return None
     for name, network in module.named_modules():
         spec = _spec(network, f"{name}." if name else "")
         if spec is not None:
