@@ -38,11 +38,18 @@ PRUNING: list[dict[str, Any]] = [
     {"name": "demp", "strength": 0.1, "noise": 2.0, "every": "2 steps", "span": "100%"},
 ]
 CONFLICT_FREE = [{"name": "conflict_free"}, {"name": "label_noise", "rate": 0.3}]
+COBALT = [{"name": "cobalt", "start": "2 steps", "least_share": 0.3}]
+CROSS_SPLIT = [
+    {"name": "label_noise", "rate": 0.3},
+    {"name": "cross_split", "warmup": "2 steps", "ramp": "1 steps", "gamma": [0.6, 1.0], "gamma_until": ["2 steps"]},
+]
 METHODS = {
     "regularisers": REGULARISERS,
     "rationale": RATIONALE,
     "pruning": PRUNING,
     "conflict_free": CONFLICT_FREE,
+    "cross_split": CROSS_SPLIT,
+    "cobalt": COBALT,
 }
 
 
@@ -70,6 +77,13 @@ def reference(digits: Path, one: Ranks, tmp_path_factory: pytest.TempPathFactory
         ("two", "rationale", zero(2)),
         ("two", "conflict_free", zero(2)),
         full("two", "conflict_free", TORCH),
+        full("two", "cobalt", TORCH),
+        full("two", "cobalt", zero(3)),
+        full("four", "cobalt", zero(2)),
+        full("two", "cross_split", TORCH),
+        full("two", "cross_split", zero(2)),
+        full("two", "cross_split", zero(3)),
+        full("four", "cross_split", zero(1)),
         full("two", "conflict_free", zero(3)),
         full("four", "rationale", TORCH),
         full("four", "regularisers", zero(3)),
