@@ -29,6 +29,7 @@ class Outcome:
     """Steps done and accuracy, at each evaluation."""
     losses: list[tuple[int, float]]
     """Steps done and mean training loss since the entry before, in nats and with label smoothing."""
+    epochs: float
     seconds: float
     metrics: dict[str, float] = field(default_factory=dict)
     """What else is known at the end."""
@@ -130,7 +131,7 @@ def train(config: ImageClassificationConfig, path: Path, device: torch.device) -
             recent = []
         if step == total or (every and step % every == 0):
             curve.append((step, pixels.accuracy(network, bf16=bf16)))
-    return Outcome(curve[-1][1], curve, losses, time.monotonic() - begun)
+    return Outcome(curve[-1][1], curve, losses, total * size / len(pixels.labels), time.monotonic() - begun)
 
 
 def factor(config: ImageClassificationConfig, step: int, total: int) -> float:

@@ -3,10 +3,10 @@
     python benchmarks/vision_quality.py --images cifar10/ --gpus 2 --jobs 4 --out vision.json
     python benchmarks/vision_quality.py --device cpu --tiny        a dry run of every arm, on scikit-learn's digits
 
-The folder holds train.parquet and test.parquet, with the columns image and label.  All arms are what
-recipes/cifar10-resnet18-fast.yaml says but for what `vision_arms.py` changes, and take as many passes over the data,
-forward and backward; `plain torch` is a loop without lowland.  --jobs trainings share a GPU.  A call goes on from the
-finished trainings in --out; first all arms are trained with one seed, then with the next.
+The folder holds train.parquet and test.parquet, with the columns image and label.  Arms are what recipes say that are
+shipped, but for what `vision_arms.py` changes.  Optimizers take as many passes over the data, forward and backward;
+`plain torch` is a loop without lowland.  --jobs trainings share a GPU.  A call goes on from the finished trainings in
+--out; first all arms are trained with one seed, then with the next.
 """
 
 import argparse
@@ -91,9 +91,9 @@ def main() -> int:
         settings = {"epochs": options.epochs, "images": options.images.name if options.images else "digits"}
         store = Store(options.out, settings)
         finished = run_all(options, images, changes, store)
-    where = f"{circumstances('cuda', options.gpus) if options.device == 'cuda' else circumstances('cpu', 1)}"
+    where = circumstances(options.device, options.gpus)
     store.close(where)
-    print(tables(store.outcomes, options.epochs, as_markdown=options.markdown))
+    print(tables(store.outcomes, as_markdown=options.markdown))
     print(f"\n{where}; {options.jobs} trainings at once on each.")
     if not finished:
         print("not all was trained: call again with the same --out")
@@ -106,7 +106,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--images", type=Path, help="folder of train.parquet and test.parquet")
     parser.add_argument("--tasks", default="*", help="patterns of optimizers, noise, pruning")
     parser.add_argument("--arms", default="*", help=f"names or patterns, separated by commas, of {', '.join(ARMS)}")
-    parser.add_argument("--epochs", type=float, default=30.0, help="passes over the data, forward and backward")
+    parser.add_argument("--epochs", type=float, help="passes over the data, forward and backward; the recipes' own")
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--gpus", type=int, default=1)
     parser.add_argument("--jobs", type=int, default=1, help="trainings at once on each GPU")
@@ -119,7 +119,7 @@ def arguments() -> argparse.Namespace:
     if options.images is None and not options.tiny:
         parser.error("--images: give a folder with train.parquet and test.parquet")
     if options.tiny:
-        options.epochs, options.seeds = min(options.epochs, 6.0), min(options.seeds, 2)
+        options.epochs = options.epochs or 3.0
     return options
 
 

@@ -13,12 +13,12 @@ Values = dict[int, float]
 HEAD = ("arm", "epochs", "gradients a step", "seeds", "test accuracy, %", "against its base", "seconds")
 
 
-def tables(outcomes: Mapping[tuple[str, int], Outcome], epochs: float, *, as_markdown: bool) -> str:
+def tables(outcomes: Mapping[tuple[str, int], Outcome], *, as_markdown: bool) -> str:
     """One table for each task that something was trained of."""
     parts = []
     for task, (head, more) in EXTRA.items():
         rows = [
-            _row(name, outcomes, epochs, more)
+            _row(name, outcomes, more)
             for name, arm in ARMS.items()
             if arm.task == task and any(run[0] == name for run in outcomes)
         ]
@@ -32,7 +32,6 @@ def tables(outcomes: Mapping[tuple[str, int], Outcome], epochs: float, *, as_mar
 def _row(
     name: str,
     outcomes: Mapping[tuple[str, int], Outcome],
-    epochs: float,
     more: Callable[[list[Outcome]], tuple[str, ...]],
 ) -> tuple[str, ...]:
     arm, own = ARMS[name], _of(name, outcomes)
@@ -42,7 +41,8 @@ def _row(
         base = {seed: 100 * outcome.accuracy for seed, outcome in _of(arm.base, outcomes).items()}
         difference = str(paired(values, base)) if values.keys() & base.keys() else ""
     seconds = f"{fmean(outcome.seconds for outcome in own.values()):.0f}"
-    start = (name, f"{epochs / arm.gradients:.4g}", str(arm.gradients), str(len(own)))
+    epochs = fmean(outcome.epochs for outcome in own.values())
+    start = (name, f"{epochs:.3g}", str(arm.gradients), str(len(own)))
     return (*start, str(interval(list(values.values()))), difference, seconds, *more(list(own.values())))
 
 

@@ -41,7 +41,7 @@ def start_worker(devices: "Queue[str]", images: Path, threads: int) -> None:
     _decode_once()
 
 
-def train(name: str, seed: int, epochs: float, changes: Mapping[str, Any]) -> Outcome | str:
+def train(name: str, seed: int, epochs: float | None, changes: Mapping[str, Any]) -> Outcome | str:
     """Trains an arm; what went wrong is a text."""
     begun = time.monotonic()
     try:
@@ -76,7 +76,8 @@ def with_lowland(config: ImageClassificationConfig, device: torch.device) -> Out
         shutil.rmtree(folder, ignore_errors=True)
     kept = {name: value for name, value in result.metrics.items() if name.count("/") == 1 or "methods/" in name}
     curve, losses = recorder.series["eval/accuracy"], recorder.series["train/loss"]
-    return Outcome(result.metrics["eval/accuracy"], curve, losses, result.seconds, kept)
+    epochs = result.metrics["train/epoch"]
+    return Outcome(result.metrics["eval/accuracy"], curve, losses, epochs, result.seconds, kept)
 
 
 class Recorder(SilentMonitor):

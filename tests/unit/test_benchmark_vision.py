@@ -8,7 +8,8 @@ import pytest
 import torch
 import vision_quality
 import vision_throughput
-from vision_arms import ARMS, RECIPE, recipe
+from common import ROOT
+from vision_arms import ARMS, FAST, recipe
 from vision_plain import Outcome, Pixels, factor
 from vision_quality import Store
 from vision_report import tables
@@ -19,20 +20,30 @@ from vision_throughput import bars, markdown
 def outcome(accuracy: float, *earlier: float, **metrics: float) -> Outcome:
     curve = list(enumerate((*earlier, accuracy), start=1))
     named = {name.replace("__", "/"): value for name, value in metrics.items()}
-    return Outcome(accuracy, curve, [(1, 2.0)], 10.0, named)
+    return Outcome(accuracy, curve, [(1, 2.0)], 15.0, 10.0, named)
 
 
-def test_the_same_passes_whatever_a_step_takes(tmp_path: Path) -> None:
+def test_optimizers_have_the_same_passes_whatever_a_step_takes(tmp_path: Path) -> None:
     for name, arm in ARMS.items():
-        config = recipe(arm, 1, tmp_path, 30.0, {})
-        assert config.length.value * arm.gradients == pytest.approx(30.0), name
+        config = recipe(arm, 1, tmp_path, None, {})
+        assert config.length.value * arm.gradients == pytest.approx(50.0 if arm.task == "noise" else 30.0), name
         assert config.model.architecture == "resnet18-cifar"
 
 
+def test_shorter_trainings_have_their_methods_moved_alike(tmp_path: Path) -> None:
+    config = recipe(ARMS["cross_split"], 1, tmp_path, 25.0, {})
+    assert str(config.length) == "25 epochs"
+    noise, split = config.methods
+    assert noise == recipe(ARMS["cross-entropy"], 1, tmp_path, 25.0, {}).methods[0]
+    assert str(split.warmup) == "5 epochs"
+    assert [str(point) for point in split.gamma_until] == ["5 epochs", "7.5 epochs"]
+    assert split.gamma == recipe(ARMS["cross_split"], 1, tmp_path, None, {}).methods[1].gamma
+
+
 def test_arms_follow_the_shipped_recipe(tmp_path: Path) -> None:
-    config = recipe(ARMS["sgd"], 1, tmp_path, 30.0, {})
-    assert f"lr: {config.optimizer.lr:g}" in RECIPE.read_text()
-    assert recipe(ARMS["tam"], 1, tmp_path, 30.0, {}).optimizer.lr == 2 * config.optimizer.lr
+    config = recipe(ARMS["sgd"], 1, tmp_path, None, {})
+    assert f"lr: {config.optimizer.lr:g}" in (ROOT / "recipes" / f"{FAST}.yaml").read_text()
+    assert recipe(ARMS["tam"], 1, tmp_path, None, {}).optimizer.lr == 2 * config.optimizer.lr
     rates = [factor(config, step, 100) for step in range(1, 101)]
     assert rates[19] == 1.0
     assert rates[59] == pytest.approx(0.5)
@@ -75,10 +86,10 @@ def test_tables_compare_by_seed_and_say_what_was_lost() -> None:
     runs |= {("cross-entropy", 1): outcome(0.5, 0.4, 0.7)}
     gone = {"methods__demp__flops": 4.0, "methods__demp__smaller_flops": 1.0, "methods__demp__removed": 0.6}
     runs |= {("dense", 1): outcome(0.9), ("demp 0.01", 1): outcome(0.88, **gone)}
-    text = tables(runs, 30.0, as_markdown=True)
+    text = tables(runs, as_markdown=True)
     assert "| sam | 15 | 2 | 2 | 87 ± 64 | 2 ± " in text
-    assert "| cross-entropy | 30 | 1 | 1 | 50 | base | 10 | 70 | 20 |" in text
-    assert "| demp 0.01 | 30 | 1 | 1 | 88 | -2 | 10 | 60 | 25 |" in text
+    assert "| cross-entropy | 15 | 1 | 1 | 50 | base | 10 | 70 | 20 |" in text
+    assert "| demp 0.01 | 15 | 1 | 1 | 88 | -2 | 10 | 60 | 25 |" in text
 
 
 @pytest.mark.full
