@@ -3,7 +3,9 @@
 from pathlib import Path
 
 import pytest
+from safetensors.torch import load_file
 from support.ray_runs import client, history, run
+from torch import equal
 
 from lowland.platform.recipe import load_recipe
 from lowland.trainers.models import load_classifier
@@ -35,3 +37,25 @@ def test_the_digits_recipe(cluster: None, storage: Path):
     (output,) = held.outputs.model_outputs
     assert store.get_logged_model(output.model_id).params["location"] == f"{trained.folder}/model"
     assert load_classifier(trained.folder / "model")[1].classes == tuple("0123456789")
+
+
+@pytest.mark.full
+def test_batches_made_by_ray_data_are_the_workers_own(cluster: None, storage: Path):
+    """Two workers with a process each that makes their batches; the weights are the same bit by bit."""
+    common = [
+        "length=9 steps",
+        "scaling.workers=2",
+        "batch.micro_batch=16",
+        "batch.global_images=64",
+        "data.ray_tasks=1",
+    ]
+    common += [f"storage={storage}", "augmentation={padding: 1, flip: 0.5, randaugment: {}, mixup: 0.5, cutmix: 1.0}"]
+    weights = {}
+    for reader in ("local", "ray"):
+        trained = run(load_recipe(RECIPE, [*common, f"name=made-{reader}", f"data.reader={reader}"]))
+        assert trained.outcome.status == "finished"
+        logs = [file.read_text() for file in (trained.folder / "logs").glob("*-rank-*.log")]
+        assert [("MapBatches(_Maker)" in log) for log in logs] == [reader == "ray"] * 2
+        weights[reader] = load_file(trained.folder / "model" / "model.safetensors")
+    assert weights["ray"].keys() == weights["local"].keys()
+    assert all(equal(value, weights["local"][name]) for name, value in weights["ray"].items())

@@ -11,7 +11,7 @@ from support.corpus import prepared
 from lowland.platform.cluster import Cluster
 from lowland.platform.node_checks import NodeReport, NodeRequest, check_node, installed_versions, marker
 from lowland.platform.preflight import preflight, report_problems
-from lowland.platform.recipe import CausalLMRecipe
+from lowland.platform.recipe import CausalLMRecipe, ImageClassificationRecipe
 from lowland.platform.resource_checks import resource_problems
 from lowland.platform.runs import RunFolder
 from lowland.trainers.errors import UserError
@@ -75,6 +75,28 @@ def test_no_problem_exactly_when_all_workers_can_be_placed(workers, nodes, cpus,
     fits = sum(min(c // cpus, g if gpus else c) for c, g in nodes)
     asks = make_recipe(scaling={"workers": workers, "cpus_per_worker": cpus, "gpus_per_worker": gpus})
     assert (problems(asks, [node(c, g) for c, g in nodes]) == []) == (fits >= workers)
+
+
+def test_processes_that_make_batches_need_cpus_beside_the_workers():
+    images = {
+        "task": "image-classification",
+        "name": "run",
+        "length": "10 steps",
+        "model": {"architecture": "wide-resnet-10-1"},
+        "data": {"reader": "ray", "ray_tasks": 3},
+        "optimizer": {"name": "sgd", "lr": 0.1},
+        "batch": {"micro_batch": 2},
+        "scaling": {"workers": 2},
+    }
+    asks = ImageClassificationRecipe.model_validate(images)
+    assert problems(asks, [node(4), node(4)]) == []
+    (problem,) = problems(asks, [node(7)])
+    assert "data.reader: ray asks for 6 CPUs beside the workers' (scaling.workers 2 x data.ray_tasks 3)" in problem
+    assert problem.endswith("the cluster has 5 left; set data.ray_tasks: 2, or data.reader: local")
+    (problem,) = problems(asks, [node(3)])
+    assert problem.endswith("has 1 left; set data.reader: local")
+    (problem,) = problems(asks, [node(1)])
+    assert "the run asks for 2 CPUs" in problem
 
 
 @pytest.mark.parametrize(

@@ -16,6 +16,7 @@ from lowland.platform.hub_data import fetch_data, with_commit
 from lowland.platform.progress import SummaryRow, summary_table
 from lowland.platform.recipe import CausalLMRecipe, ImageClassificationRecipe, Recipe
 from lowland.platform.recipe.dump import dump, flatten
+from lowland.platform.resource_checks import reader_cpus
 from lowland.platform.resume import Resume, decide
 from lowland.platform.runs import RECIPE, RunFolder, RunRecord
 from lowland.platform.startup import command_started
@@ -205,7 +206,7 @@ _SHOWN = ("rows", "tokens", "targets", "documents")
 def _connected(recipe: Recipe, address: str | None) -> AbstractContextManager[Cluster]:
     scaling = recipe.scaling
     # Workers may share cores where Ray runs on this machine alone: CPUs only count how many fit.
-    cpus = max(os.cpu_count() or 1, int(scaling.workers * scaling.cpus_per_worker) + 1)
+    cpus = max(os.cpu_count() or 1, int(scaling.workers * scaling.cpus_per_worker) + reader_cpus(recipe) + 1)
     gpus = None if scaling.gpus_per_worker else 0
     return connect(address, cpus=cpus, gpus=gpus, start_timeout=scaling.start_timeout)
 

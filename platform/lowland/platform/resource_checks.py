@@ -4,7 +4,7 @@ import math
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from lowland.platform.recipe import Recipe, ScalingConfig
+from lowland.platform.recipe import ImageClassificationRecipe, Recipe, ScalingConfig
 
 _WITHOUT_BF16 = ("V100", "P100", "P4", "T4", "K80")
 # Ray's names of NVIDIA GPUs older than compute capability 8.0.
@@ -29,6 +29,7 @@ def resource_problems(recipe: Recipe, alive: list[dict[str, Any]], most: Mapping
             f"the run asks for {count:g} {kind}s ({_how_many(scaling, kind)}), the cluster has {has[kind]:g}{grow}; "
             + _fix(kind, scaling, reachable[kind])
         )
+    yield from _reader_problems(recipe, reachable["CPU"] - asked["CPU"])
     suitable = [node for node in alive if _has_accelerator(node, scaling.accelerator_type)]
     if scaling.accelerator_type and not suitable and most is None:
         yield (
@@ -41,6 +42,24 @@ def resource_problems(recipe: Recipe, alive: list[dict[str, Any]], most: Mapping
         old = sorted(set(_accelerators(suitable)) & set(_WITHOUT_BF16))
         if old and len(old) == len(_accelerators(suitable)):
             yield f"model.dtype is bfloat16, and {', '.join(old)} GPUs do not compute in it; set model.dtype: float32"
+
+
+def reader_cpus(recipe: Recipe) -> int:
+    """CPUs of processes that make batches for the workers, beside theirs."""
+    if not isinstance(recipe, ImageClassificationRecipe) or recipe.data.reader != "ray":
+        return 0
+    return recipe.scaling.workers * recipe.data.ray_tasks
+
+
+def _reader_problems(recipe: Recipe, left: float) -> Iterator[str]:
+    asked, workers = reader_cpus(recipe), recipe.scaling.workers
+    if 0 <= left < asked:
+        fits = int(left // workers)
+        fix = f"set data.ray_tasks: {fits}, or data.reader: local" if fits else "set data.reader: local"
+        yield (
+            f"data.reader: ray asks for {asked} CPUs beside the workers' (scaling.workers {workers} x data.ray_tasks "
+            f"{asked // workers}), the cluster has {left:g} left; {fix}"
+        )
 
 
 def _how_many(scaling: ScalingConfig, kind: str) -> str:

@@ -12,10 +12,13 @@ from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import asdict
 from fractions import Fraction
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from lowland.platform.recipe import Recipe, read_recipe
+from lowland.platform.recipe import ImageClassificationRecipe, Recipe, read_recipe
 from lowland.platform.runs import RunFolder
+
+if TYPE_CHECKING:
+    from lowland.platform.ray_reader import RayReader
 
 REPORT_SECONDS = 10.0
 
@@ -128,8 +131,18 @@ def _train(recipe: Recipe, folder: RunFolder, task: dict[str, Any], entered: flo
         started=first_step.mark,
         before_commit=writer.persist,
         until=Fraction(*task.get("until", (1, 1))),
+        elsewhere=_reader(recipe),
     )
     return {**asdict(result), "startup": first_step.durations().get("total")}
+
+
+def _reader(recipe: Recipe) -> "RayReader | None":
+    """What makes batches in other processes, if the recipe wants it."""
+    if not isinstance(recipe, ImageClassificationRecipe) or recipe.data.reader != "ray":
+        return None
+    from lowland.platform.ray_reader import RayReader  # a second of imports
+
+    return RayReader(recipe.data.ray_tasks)
 
 
 @contextmanager

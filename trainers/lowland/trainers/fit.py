@@ -9,6 +9,7 @@ from typing import TypeVar
 import torch
 
 from lowland.trainers.checkpoints import Checkpointer, CheckpointStore, TrainState
+from lowland.trainers.data.images.elsewhere import Elsewhere
 from lowland.trainers.engines import Engine, build_engine
 from lowland.trainers.errors import LowlandError
 from lowland.trainers.loop import Loop
@@ -61,6 +62,7 @@ def fit(
     started: Callable[[str], None] = lambda _: None,
     before_commit: Callable[[], None] = lambda: None,
     until: Fraction = Fraction(1),
+    elsewhere: Elsewhere | None = None,
 ) -> FitResult:
     """Trains from the newest whole checkpoint in `places`, or from the start, to the end or to a part of it.
 
@@ -78,6 +80,7 @@ def fit(
             make again must be safe by then.
         until: the share of the training, in (0, 1], after which this call ends, rounded up to a step: there it
             evaluates and saves.  Whatever is set by the length (the schedule, for example) is as in the whole.
+        elsewhere: makes batches in other processes, for recipes that want it.
 
     Raises:
         UserError: data, model, recipe and checkpoints do not go together, or no checkpoint is whole.
@@ -85,7 +88,7 @@ def fit(
     """
     torch.manual_seed(config.seed)
     monitor = monitor if world.rank == 0 else SilentMonitor()
-    task = _together(world, lambda: build_task(config, world))
+    task = _together(world, lambda: build_task(config, world, elsewhere))
     started("data")
     task.report(monitor)
     engine = _engine(config, task, world, started)

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 
+from lowland.platform.resource_checks import reader_cpus
 from lowland.platform.search.explore import Explorer
 from lowland.platform.search.objectives import COSTS, Objective
 from lowland.platform.search.setting import TICKS, Setting
@@ -45,6 +46,8 @@ def check(setting: Setting) -> None:
     Raises:
         UserError: says what, and what would.
     """
+    if reader_cpus(setting.recipe):
+        raise UserError("data.reader: ray: trainings of a search fill the cluster's CPUs; set data.reader: local")
     _check_costs(setting)
     check_budget(setting)
     if setting.others:

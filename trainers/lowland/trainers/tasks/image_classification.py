@@ -10,6 +10,7 @@ from torch import nn
 
 from lowland.trainers.data.images.batches import HeldOutImages, ImageBatch, TrainImages
 from lowland.trainers.data.images.data import ImageData, open_images
+from lowland.trainers.data.images.elsewhere import Apart, Elsewhere, ImagesApart
 from lowland.trainers.data.images.places import places
 from lowland.trainers.data.images.sources import read_column
 from lowland.trainers.engines import Engine, Inputs
@@ -36,10 +37,18 @@ from lowland.trainers.world import World
 
 
 class ImageClassificationTask:
-    """An image classifier, its images and its metrics."""
+    """An image classifier, its images and its metrics.
 
-    def __init__(self, config: ImageClassificationConfig, world: World) -> None:
-        self._config, self._world = config, world
+    Args:
+        config: the training.
+        world: the ranks.
+        elsewhere: makes batches in other processes, where the recipe wants it.
+    """
+
+    def __init__(self, config: ImageClassificationConfig, world: World, elsewhere: Elsewhere | None = None) -> None:
+        self._config, self._world, self._elsewhere = config, world, elsewhere
+        if config.data.reader == "ray" and elsewhere is None:
+            raise RecipeError("data.reader = ray: this process is no worker on Ray; set data.reader: local")
         self.data: ImageData = open_images(config.data, larger_originals=config.augmentation.resized_crop is not None)
         data = self.data
         self._require_padding()
@@ -117,9 +126,15 @@ class ImageClassificationTask:
             start_example=first_example,
             prefetch=self._config.data.prefetch,
             pinned=self._world.device.type == "cuda",
+            apart=self._apart(),
             sampling=self.methods.sampling,
             halves=self._two.halves(self.sizes.examples_per_step) if self._two is not None else None,
         )
+
+    def _apart(self) -> Apart | None:
+        if self._config.data.reader == "local" or self._elsewhere is None:
+            return None
+        return Apart(self._elsewhere, ImagesApart(self.data.train, self._config.data))
 
     def stepped(self, engine: Engine, *, applied: bool) -> None:
         """BatchNorm's running averages move, on all ranks alike."""

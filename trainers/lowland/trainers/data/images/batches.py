@@ -1,6 +1,8 @@
 """Batches of images for training and evaluation, the same global batches at every world size."""
 
 from collections.abc import Generator, Iterator
+from contextlib import closing
+from copy import copy
 from dataclasses import dataclass, replace
 from functools import partial
 
@@ -11,12 +13,13 @@ from torch import Tensor
 from lowland.trainers.data.images import augment
 from lowland.trainers.data.images.chance import Purpose, Uniforms, uniforms
 from lowland.trainers.data.images.collection import Crop, ImageSet, Numbers
+from lowland.trainers.data.images.elsewhere import Apart, Arrays
 from lowland.trainers.data.images.halves import VIEWS, Halves, own_parts, partners
 from lowland.trainers.data.images.mixing import MIXING_NUMBERS, mixture, paste
 from lowland.trainers.data.images.randaugment import numbers_for, randaugment
 from lowland.trainers.data.images.sampling import SampledOrder, Sampling
 from lowland.trainers.data.order import HalvesOrder, Order
-from lowland.trainers.data.prefetch import built_ahead
+from lowland.trainers.data.prefetch import built_ahead, prefetched
 from lowland.trainers.recipe import AugmentationConfig
 
 HELD_OUT_SEED = 0
@@ -79,6 +82,7 @@ class TrainImages:
         sampling: how often each image comes; None is once an epoch.
         halves: take examples from two halves in turn; batches have further views and partners then.
         pinned: whether batches lie in memory that a GPU reads by itself, so that copying them holds nobody up.
+        apart: other processes in which steps are made; None makes them here.
     """
 
     def __init__(
@@ -97,6 +101,7 @@ class TrainImages:
         sampling: Sampling | None = None,
         halves: Halves | None = None,
         pinned: bool = False,
+        apart: Apart | None = None,
     ) -> None:
         self.global_size = micro_batch * accumulation * world_size
         self._images, self._config, self._colour, self._seed = images, config, colour, seed
@@ -109,10 +114,29 @@ class TrainImages:
         self._micro_batch, self._accumulation = micro_batch, accumulation
         self._rank, self._world_size = rank, world_size
         self._start, self._prefetch, self._pinned = start_example, prefetch, pinned
+        self._apart = apart
 
     def __iter__(self) -> Generator[ImageStep]:
-        """A new stream from `start_example`; close() it to end its threads at once."""
-        return built_ahead(self._step, self._prefetch)
+        """A new stream from `start_example`; close() it to end its threads or processes at once."""
+        if self._apart is None:
+            return built_ahead(lambda index: self._ready(self._step(index)), self._prefetch)
+        return prefetched(self._made_apart(self._apart), min(1, self._prefetch))
+
+    def _made_apart(self, apart: Apart) -> Generator[ImageStep]:
+        travelling = copy(self)
+        travelling._images, travelling._apart = apart.images, None
+        with closing(apart.make(travelling.arrays, self._prefetch)) as steps:
+            for index, arrays in enumerate(steps):
+                yield self._ready(_step_of(arrays, self._start + index * self.global_size))
+
+    def arrays(self, index: int) -> Arrays:
+        """A step as what can travel: the fields of its batches, [accumulation, B, ...] each."""
+        batches = [vars(batch) for batch in self._step(index).micro_batches]
+        there = [name for name, values in batches[0].items() if values is not None]
+        return {name: torch.stack([batch[name] for batch in batches]).numpy() for name in there}
+
+    def _ready(self, step: ImageStep) -> ImageStep:
+        return replace(step, micro_batches=[_pinned(batch) for batch in step.micro_batches]) if self._pinned else step
 
     def _step(self, index: int) -> ImageStep:
         first = self._start + index * self.global_size
@@ -120,8 +144,7 @@ class TrainImages:
             first + (micro * self._world_size + self._rank) * self._micro_batch for micro in range(self._accumulation)
         ]
         batches = [self.batch(start, self._micro_batch) for start in starts]
-        rows = np.concatenate([batch.rows.numpy() for batch in batches])
-        return ImageStep([_pinned(batch) for batch in batches] if self._pinned else batches, first, rows)
+        return ImageStep(batches, first, np.concatenate([batch.rows.numpy() for batch in batches]))
 
     def batch(self, first: int, count: int) -> ImageBatch:
         """The examples first, first + 1, … of the stream as they are trained on."""
@@ -250,6 +273,14 @@ class HeldOutImages:
 def _batch(images: ImageSet, pixels: Tensor, rows: Numbers) -> ImageBatch:
     groups = None if images.groups is None else torch.from_numpy(images.groups[rows])
     return ImageBatch(pixels, torch.from_numpy(images.labels[rows]), torch.from_numpy(rows), groups)
+
+
+def _step_of(arrays: Arrays, first: int) -> ImageStep:
+    """The step that `TrainImages.arrays` took apart; a copy, since what travelled may not be written."""
+    tensors = {name: torch.from_numpy(np.array(values)) for name, values in arrays.items()}
+    count = len(tensors["rows"])
+    fields = [{"groups": None, **{name: values[i] for name, values in tensors.items()}} for i in range(count)]
+    return ImageStep([ImageBatch(**each) for each in fields], first, tensors["rows"].flatten().numpy())
 
 
 def _pinned(batch: ImageBatch) -> ImageBatch:

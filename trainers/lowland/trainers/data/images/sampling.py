@@ -41,6 +41,10 @@ class SampledOrder(Order):
         self._sampling = sampling
         self._drawn = lru_cache(maxsize=2)(self._draw)
 
+    def __reduce__(self) -> tuple[type["SampledOrder"], tuple[int, int, Sampling | None]]:
+        """It travels to other processes without what it remembers."""
+        return type(self), (self.rows, self.seed, self._sampling)
+
     def examples(self, start: int, count: int) -> Indices:
         """Row indices [count] of the examples start, start + 1, …"""
         return self.draws(start, count) % self.rows
