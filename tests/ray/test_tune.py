@@ -146,7 +146,7 @@ def test_a_search_is_stopped_goes_on_from_storage_and_leaves_one_run_a_trial(clu
     (tmp_path / "rate.yaml").write_text(SPACE)
     base = recipe(text, tmp_path / "runs", "rate", **{**SECTIONS, "scaling": {"workers": 1}})
     place = {"database": f"sqlite:///{tmp_path}/trials.db", "price": "2usd"}
-    setting = begin(base, [str(tmp_path / "rate.yaml")], trials=4, parallel="2", sampler="random", **place)
+    setting = begin(base, [str(tmp_path / "rate.yaml")], trials=4, parallel="1", sampler="random", **place)
     control_c = Told("paused", lambda: os.kill(os.getpid(), signal.SIGINT))
     assert tune(setting, address=None, console=control_c).exit_code == 130
     assert "stopping: trials save and end after their step" in written(control_c)

@@ -60,6 +60,7 @@ def runner(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> CliRunner:
     return CliRunner()
 
 
+@pytest.mark.full
 @pytest.mark.processes
 def test_adamw_passes(runner: CliRunner) -> None:
     result = runner.invoke(app, ["optcheck", "torch.optim:AdamW", "--lr", "1e-2", "--out", "adamw.json"])
