@@ -45,10 +45,10 @@ class LongTailConfig(Section):
 
 
 class ImageDataConfig(Section):
-    """Images with their classes: Parquet files, folders, Hugging Face's hub, or the digits of scikit-learn."""
+    """Images with their classes: Parquet files, folders, Hugging Face's hub, or digits and shapes that are in no file."""
 
     path: str = "digits"
-    """`digits`; a Parquet file, folder or glob; a folder with a subfolder for each class; or a data set's hub id."""
+    """`digits` or `shapes`; a Parquet file, folder or glob; a folder with one for each class; or a data set's hub id."""
     hub: HubDataConfig = HubDataConfig()
     """Which part, where `path` is a hub id."""
     held_out_path: str | None = None
@@ -60,7 +60,7 @@ class ImageDataConfig(Section):
     label_column: str = "label"
     """Column with the class: whole numbers from 0, or names."""
     group_column: str | None = None
-    """Column by which accuracy is told apart besides: whole numbers or names."""
+    """Column by which accuracy is told apart besides: whole numbers or names; of shapes `group` or `ground`."""
     classes: Annotated[int, Field(ge=2)] | None = None
     """Number of classes; null takes the data's: named classes, folders, or the largest label and one."""
     size: Annotated[int, Field(ge=1)] | None = None
