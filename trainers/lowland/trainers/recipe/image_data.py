@@ -45,10 +45,10 @@ class LongTailConfig(Section):
 
 
 class ImageDataConfig(Section):
-    """Images with their classes: Parquet files, folders, Hugging Face's hub, or digits and shapes that are in no file."""
+    """Images with their classes: Parquet files, folders, Hugging Face's hub, or digits or shapes in no file."""
 
     path: str = "digits"
-    """`digits` or `shapes`; a Parquet file, folder or glob; a folder with one for each class; or a data set's hub id."""
+    """`digits` or `shapes`; a Parquet file, folder or glob; a folder with one for each class; or a hub id."""
     hub: HubDataConfig = HubDataConfig()
     """Which part, where `path` is a hub id."""
     held_out_path: str | None = None
