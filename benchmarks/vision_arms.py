@@ -24,7 +24,7 @@ class Arm:
     task: str
     """`optimizers`, `noise` or `pruning`."""
     base: str | None = None
-    """The arm of the same task that it is compared with."""
+    """The arm that it is compared with."""
     recipe: str = FAST
     optimizer: Sections = field(default_factory=dict)
     """Changes of the recipe's optimizer."""
@@ -62,10 +62,9 @@ ARMS = {
     "cross-entropy, RandAugment": Arm(
         "noise", "cross-entropy", NOISY, augmentation={"randaugment": {}}, every_epoch=True
     ),
-    "dense": Arm("pruning"),
-    "magnitude": Arm("pruning", "dense", methods=(MAGNITUDE,)),
-    "demp 0.01": Arm("pruning", "dense", methods=({"name": "demp", "strength": 0.01, "every": "2 epochs"},)),
-    "demp 0.03": Arm("pruning", "dense", methods=({"name": "demp", "strength": 0.03, "every": "2 epochs"},)),
+    "magnitude": Arm("pruning", "sgd", methods=(MAGNITUDE,)),
+    "demp 0.01": Arm("pruning", "sgd", methods=({"name": "demp", "strength": 0.01, "every": "2 epochs"},)),
+    "demp 0.03": Arm("pruning", "sgd", methods=({"name": "demp", "strength": 0.03, "every": "2 epochs"},)),
 }
 
 

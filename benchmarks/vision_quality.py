@@ -130,7 +130,8 @@ def gather(options: argparse.Namespace, folder: Path) -> tuple[Path, dict[str, A
     else:
         for name in ("train.parquet", "test.parquet"):
             (folder / name).symlink_to((options.images / name).absolute())
-    prepare(folder, "images", folder / "arrays.npz")
+    if any(ARMS[name].by_hand for name, _ in plan(options)):
+        prepare(folder, "images", folder / "arrays.npz")
     return folder, TINY if options.tiny else {}
 
 
@@ -182,7 +183,7 @@ def run_all(options: argparse.Namespace, images: Path, changes: dict[str, Any], 
 
 
 def plan(options: argparse.Namespace) -> list[Run]:
-    """What is to be trained, the longest task's arms and bases first, seed by seed."""
+    """What is to be trained, seed by seed."""
     chosen = [name for name, arm in ARMS.items() if _matches(name, options.arms) and _matches(arm.task, options.tasks)]
     bases = {base for name in chosen if (base := ARMS[name].base)}
     names = [name for name in ARMS if name in chosen or name in bases]

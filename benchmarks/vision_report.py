@@ -17,16 +17,18 @@ def tables(outcomes: Mapping[tuple[str, int], Outcome], *, as_markdown: bool) ->
     """One table for each task that something was trained of."""
     parts = []
     for task, (head, more) in EXTRA.items():
-        rows = [
-            _row(name, outcomes, more)
-            for name, arm in ARMS.items()
-            if arm.task == task and any(run[0] == name for run in outcomes)
-        ]
+        rows = [_row(name, outcomes, more) for name in _names(task) if any(run[0] == name for run in outcomes)]
         if rows:
             parts.append(
                 f"{task}\n\n{_markdown((*HEAD, *head), rows) if as_markdown else _plain((*HEAD, *head), rows)}"
             )
     return "\n\n".join(parts)
+
+
+def _names(task: str) -> list[str]:
+    """The arms of a task, and those that they are compared with."""
+    own = {name: arm.base for name, arm in ARMS.items() if arm.task == task}
+    return [name for name in ARMS if name in own or name in own.values()]
 
 
 def _row(
@@ -36,7 +38,7 @@ def _row(
 ) -> tuple[str, ...]:
     arm, own = ARMS[name], _of(name, outcomes)
     values = {seed: 100 * outcome.accuracy for seed, outcome in own.items()}
-    difference = "base"
+    difference = ""
     if arm.base is not None:
         base = {seed: 100 * outcome.accuracy for seed, outcome in _of(arm.base, outcomes).items()}
         difference = str(paired(values, base)) if values.keys() & base.keys() else ""

@@ -85,10 +85,11 @@ def test_tables_compare_by_seed_and_say_what_was_lost() -> None:
     runs = {("sgd", 1): outcome(0.90), ("sgd", 2): outcome(0.80), ("sam", 1): outcome(0.92), ("sam", 2): outcome(0.82)}
     runs |= {("cross-entropy", 1): outcome(0.5, 0.4, 0.7)}
     gone = {"methods__demp__flops": 4.0, "methods__demp__smaller_flops": 1.0, "methods__demp__removed": 0.6}
-    runs |= {("dense", 1): outcome(0.9), ("demp 0.01", 1): outcome(0.88, **gone)}
+    runs |= {("demp 0.01", 1): outcome(0.88, **gone)}
     text = tables(runs, as_markdown=True)
     assert "| sam | 15 | 2 | 2 | 87 ± 64 | 2 ± " in text
-    assert "| cross-entropy | 15 | 1 | 1 | 50 | base | 10 | 70 | 20 |" in text
+    assert "| cross-entropy | 15 | 1 | 1 | 50 |  | 10 | 70 | 20 |" in text
+    assert text.count("| sgd | 15 | 1 | 2 | 85 ± 64 |  | 10 |") == 2, "pruning is compared with it too"
     assert "| demp 0.01 | 15 | 1 | 1 | 88 | -2 | 10 | 60 | 25 |" in text
 
 
