@@ -77,11 +77,20 @@ def _quality(task: str, methods: Mapping[str, Sequence[Search]]) -> str:
         *((f"{share * seconds:.0f} s", None, share * seconds) for share in SHARES),
         *((f"{share * common:.0f} epochs", int(share * common), inf) for share in SHARES),
     ]
-    titles = [task, "searches", "trials", "whole", "epochs", *(f"loss after {title}" for title, _, _ in columns)]
-    rows = [[*titles, "accuracy then", f"loss minus {BASE}'s, {columns[2][0]}", f"{columns[5][0]}"]]
+    titles = [
+        task,
+        "searches",
+        "trials",
+        "whole",
+        "epochs",
+        "first after, s",
+        *(f"loss after {title}" for title, _, _ in columns),
+    ]
+    rows = [[*titles, "accuracy of the best", f"loss minus {BASE}'s, {columns[2][0]}", f"{columns[5][0]}"]]
     for method, of in methods.items():
         row = [method, str(len(of))]
         row += [f"{fmean(numbers):.0f}" for numbers in _counts(of)]
+        row.append(f"{fmean(s.points[0][0] if s.points else inf for s in of):.0f}")
         row += [f"{fmean(best_after(s.points, epochs=n, seconds=t) for s in of):.4f}" for _, n, t in columns]
         found = [accuracy for s in of if (accuracy := accuracy_of_best(s.points)) is not None]
         row.append(f"{fmean(found):.4f}" if found else "")
@@ -99,7 +108,7 @@ def _difference(of: Sequence[Search], base: Sequence[Search], epochs: int | None
     values, others = (
         {s.seed: best_after(s.points, epochs=epochs, seconds=seconds) for s in some} for some in (of, base)
     )
-    if not values.keys() & others.keys() or of is base:
+    if not values.keys() & others.keys() or of is base or inf in (*values.values(), *others.values()):
         return ""
     return str(paired(values, others))
 

@@ -101,7 +101,7 @@ def _cluster(order: Order, recipe: Recipe) -> AbstractContextManager[Any]:
     from lowland.platform.cluster import connect
 
     scaling = recipe.scaling
-    cpus = max(os.cpu_count() or 1, int(order.parallel * scaling.cpus_per_worker) + 1)
+    cpus = max(len(order.cores), int(order.parallel * scaling.cpus_per_worker) + 1)
     return connect("local", cpus=cpus, gpus=None if scaling.gpus_per_worker else 0)
 
 

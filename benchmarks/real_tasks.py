@@ -42,8 +42,8 @@ _CLASSIFIER_SPACE = {
 }
 _LLAMA = {
     "model_type": "llama",
-    "hidden_size": 64,
-    "intermediate_size": 172,
+    "hidden_size": 128,
+    "intermediate_size": 344,
     "num_hidden_layers": 2,
     "num_attention_heads": 4,
     "num_key_value_heads": 4,
@@ -58,7 +58,7 @@ TASKS = {
             21,
             {
                 "task": "image-classification",
-                "model": {"architecture": "wide-resnet-10-1"},
+                "model": {"architecture": "wide-resnet-16-2"},
                 "data": {"path": "digits", "channels": 1, "held_out": 0.25},
                 "augmentation": {"padding": 1},
                 "batch": {"micro_batch": 64},
@@ -67,7 +67,7 @@ TASKS = {
             },
             {
                 **_CLASSIFIER_SPACE,
-                "model.architecture": {"type": "choice", "values": ["wide-resnet-10-1", "wide-resnet-10-2"]},
+                "model.architecture": {"type": "choice", "values": ["wide-resnet-16-2", "wide-resnet-16-4"]},
             },
         ),
         Task(
@@ -95,7 +95,7 @@ TASKS = {
             IMAGES // 128,
             {
                 "task": "image-classification",
-                "model": {"architecture": "wide-resnet-16-4", "dtype": "bfloat16", "channels_last": True},
+                "model": {"architecture": "resnet18-cifar", "dtype": "bfloat16", "channels_last": True},
                 "data": {"size": 32},
                 "augmentation": {"padding": 4, "flip": 0.5},
                 "batch": {"micro_batch": 128},

@@ -59,6 +59,8 @@ def test_tables_compare_with_the_stock_side_seed_by_seed():
     assert "| digits | stock's end: 1 ± 0 | lowland | 2/2 | 4 | 1/1.0 | 8 | 1/1.2 |" in reaching
     later = losses([search("lowland", 0, POINTS[:3]), search("stock", 0, POINTS)])
     assert "| lowland | 0/1 | not |  | not |  |" in later
+    nothing = losses([search("lowland", 0, []), search("stock", 0, POINTS)])
+    assert "| inf |  |  |  |" in nothing, "no number is no difference"
 
 
 def options(out, **changes):
