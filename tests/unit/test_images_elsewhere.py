@@ -1,18 +1,23 @@
 """Batches made in other processes are those made here, whatever is done to images and however the stream is cut."""
 
 import pickle
+from contextlib import closing
 
 import numpy as np
 import pytest
 import torch
-from support.vision import EVERYTHING, config, encoded, noise, train, write_parquet
+from support.vision import EVERYTHING, config, encoded, noise, write_parquet
 
 from lowland.trainers.data.images.batches import TrainImages
 from lowland.trainers.data.images.data import open_images
 from lowland.trainers.data.images.elsewhere import Apart, ImagesApart
 from lowland.trainers.data.images.halves import Halves
-from lowland.trainers.errors import DataError, RecipeError
+from lowland.trainers.errors import DataError
 from lowland.trainers.recipe import AugmentationConfig, ImageDataConfig
+from lowland.trainers.tasks import build_task
+from lowland.trainers.world import World
+
+ALONE = World.current(torch.device("cpu"))
 
 
 def elsewhere(build, ahead):
@@ -126,9 +131,21 @@ def test_an_image_that_turns_out_to_be_corrupt_is_named(tmp_path):
         next(iter(steps))
 
 
-def test_a_process_that_is_no_worker_on_ray_says_so(tmp_path):
-    with pytest.raises(
-        RecipeError, match=r"data.reader = ray: this process is no worker on Ray; set data.reader: local"
-    ):
-        train(tmp_path, {"data": {"channels": 1, "reader": "ray"}})
-    assert config().data.reader == "local"
+@pytest.mark.parametrize("reader", ["local", "ray"])
+def test_a_task_has_its_steps_made_elsewhere_if_the_recipe_wants_it(reader):
+    asked = []
+
+    def counted(build, ahead):
+        asked.append(ahead)
+        yield from elsewhere(build, ahead)
+
+    task = build_task(config(data={"channels": 1, "threads": 1, "reader": reader, "prefetch": 3}), ALONE)
+    for first in (0, 5 * 32):
+        with closing(task.steps(first, counted)) as made, closing(task.steps(first)) as here:
+            for _ in range(3):
+                one, other = next(made), next(here)
+                assert one.description == other.description
+                for micro, same in zip(one.micro_batches, other.micro_batches, strict=True):
+                    assert micro.keys() == same.keys()
+                    assert all(torch.equal(values, same[name]) for name, values in micro.items())
+    assert asked == ([3, 3] if reader == "ray" else [])

@@ -80,7 +80,7 @@ def fit(
             make again must be safe by then.
         until: the share of the training, in (0, 1], after which this call ends, rounded up to a step: there it
             evaluates and saves.  Whatever is set by the length (the schedule, for example) is as in the whole.
-        elsewhere: makes batches in other processes, for recipes that want it.
+        elsewhere: makes batches in other processes, for recipes that want it; None makes the same ones here.
 
     Raises:
         UserError: data, model, recipe and checkpoints do not go together, or no checkpoint is whole.
@@ -88,7 +88,7 @@ def fit(
     """
     torch.manual_seed(config.seed)
     monitor = monitor if world.rank == 0 else SilentMonitor()
-    task = _together(world, lambda: build_task(config, world, elsewhere))
+    task = _together(world, lambda: build_task(config, world))
     started("data")
     task.report(monitor)
     engine = _engine(config, task, world, started)
@@ -106,7 +106,7 @@ def fit(
             before_commit=before_commit,
             methods=task.methods,
         )
-        loop = Loop(config, task, engine, checkpointer, world, monitor, until)
+        loop = Loop(config, task, engine, checkpointer, world, monitor, until, elsewhere)
         resumed_from = checkpointer.latest()
         # Dropout differs between ranks; a resume restores each rank's own generator, if that rank was there.
         torch.manual_seed(config.seed + world.rank)

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from lowland.optim import Evaluations
 from lowland.trainers.checkpoints import Checkpointer, TrainState
+from lowland.trainers.data.images.elsewhere import Elsewhere
 from lowland.trainers.engines import Engine, Inputs, StepOutcome
 from lowland.trainers.errors import NonFiniteError
 from lowland.trainers.measures import TrainingMeasures
@@ -33,7 +34,9 @@ class Loop:
         world: World,
         monitor: Monitor,
         until: Fraction = Fraction(1),
+        elsewhere: Elsewhere | None = None,
     ) -> None:
+        self._elsewhere = elsewhere
         self._config, self._task, self._engine = config, task, engine
         self._checkpointer, self._world, self._monitor = checkpointer, world, monitor
         self.total_steps = self._in_steps(config.length)
@@ -58,7 +61,7 @@ class Loop:
         """Trains from `state` to `until`, or until the monitor asks to stop; returns where it stands."""
         self._state = state
         self._seconds_before, self._started = state.seconds, time.monotonic()
-        steps = self._task.steps(state.examples)
+        steps = self._task.steps(state.examples, self._elsewhere)
         try:
             if state.step == 0:
                 self._measure()

@@ -86,7 +86,7 @@ class StepBatchNormAct2d(StepBatchNorm2d):
 
     def __init__(self, plain: nn.BatchNorm2d, *, synchronised: bool) -> None:
         super().__init__(plain, synchronised=synchronised)
-        self.drop, self.act = plain.drop, plain.act
+        self.drop, self.act = plain.get_submodule("drop"), plain.get_submodule("act")
 
     def forward(self, input: Tensor) -> Tensor:
         """Activations."""
@@ -99,7 +99,7 @@ def use_step_batch_norm(module: nn.Module, *, synchronised: bool) -> nn.Module:
     for name, child in module.named_children():
         if type(child) is nn.BatchNorm2d:
             setattr(module, name, StepBatchNorm2d(child, synchronised=synchronised))
-        elif type(child).__name__ == "BatchNormAct2d":  # timm need not be there to be asked
+        elif isinstance(child, nn.BatchNorm2d) and type(child).__name__ == "BatchNormAct2d":  # timm need not be there
             setattr(module, name, StepBatchNormAct2d(child, synchronised=synchronised))
         else:
             use_step_batch_norm(child, synchronised=synchronised)

@@ -1,6 +1,5 @@
 """The kinds of training; a new one is a file here and a recipe class beside `CausalLMConfig`."""
 
-from lowland.trainers.data.images.elsewhere import Elsewhere
 from lowland.trainers.errors import RecipeError
 from lowland.trainers.recipe import CausalLMConfig, ImageClassificationConfig, TrainConfig
 from lowland.trainers.tasks.causal_lm import CausalLMTask
@@ -11,10 +10,10 @@ from lowland.trainers.world import World
 __all__ = ["CausalLMTask", "ImageClassificationTask", "Sizes", "StepInputs", "Task", "build_task"]
 
 
-def build_task(config: TrainConfig, world: World, elsewhere: Elsewhere | None = None) -> Task:
-    """The task that a recipe names, with its data opened; `elsewhere` makes batches in other processes."""
+def build_task(config: TrainConfig, world: World) -> Task:
+    """The task that a recipe names, with its data opened."""
     if isinstance(config, CausalLMConfig):
         return CausalLMTask(config, world)
     if isinstance(config, ImageClassificationConfig):
-        return ImageClassificationTask(config, world, elsewhere)
+        return ImageClassificationTask(config, world)
     raise RecipeError(f"task = {config.task}: unknown task; the tasks are: causal-lm, image-classification")

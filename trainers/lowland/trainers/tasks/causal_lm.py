@@ -9,6 +9,7 @@ from torch import nn
 from transformers import PreTrainedModel
 
 from lowland.trainers.data.batches import IGNORED, Batch, HeldOutBatches, TrainBatches
+from lowland.trainers.data.images.elsewhere import Elsewhere
 from lowland.trainers.data.split import PackedSplit
 from lowland.trainers.data.tokenizers import tokenizer_for
 from lowland.trainers.engines import Engine, Inputs
@@ -89,8 +90,8 @@ class CausalLMTask:
             inputs = {"input_ids": tokens, "labels": labels, "position_ids": positions}
             return float(engine.evaluate({name: x.to(self._world.device) for name, x in inputs.items()}))
 
-    def steps(self, first_example: int) -> Generator[StepInputs]:
-        """The stream of this rank's steps from an example on."""
+    def steps(self, first_example: int, elsewhere: Elsewhere | None = None) -> Generator[StepInputs]:
+        """The stream of this rank's steps from an example on; rows are mapped, so that there is nothing to make."""
         batches = TrainBatches(
             self._train,
             seed=self._config.seed,

@@ -37,18 +37,10 @@ from lowland.trainers.world import World
 
 
 class ImageClassificationTask:
-    """An image classifier, its images and its metrics.
+    """An image classifier, its images and its metrics."""
 
-    Args:
-        config: the training.
-        world: the ranks.
-        elsewhere: makes batches in other processes, where the recipe wants it.
-    """
-
-    def __init__(self, config: ImageClassificationConfig, world: World, elsewhere: Elsewhere | None = None) -> None:
-        self._config, self._world, self._elsewhere = config, world, elsewhere
-        if config.data.reader == "ray" and elsewhere is None:
-            raise RecipeError("data.reader = ray: this process is no worker on Ray; set data.reader: local")
+    def __init__(self, config: ImageClassificationConfig, world: World) -> None:
+        self._config, self._world = config, world
         self.data: ImageData = open_images(config.data, larger_originals=config.augmentation.resized_crop is not None)
         data = self.data
         self._require_padding()
@@ -94,12 +86,12 @@ class ImageClassificationTask:
         for line in self.data.lines():
             monitor.event(line)
 
-    def steps(self, first_example: int) -> Generator[StepInputs]:
+    def steps(self, first_example: int, elsewhere: Elsewhere | None = None) -> Generator[StepInputs]:
         """The stream of this rank's steps from an example on."""
         examples = self.sizes.examples_per_step
         while True:
             sampling = self.methods.sampling
-            with closing(iter(self.train_images(first_example))) as batches:
+            with closing(iter(self.train_images(first_example, elsewhere))) as batches:
                 for step in batches:
                     yield StepInputs(
                         [_inputs(micro) for micro in step.micro_batches],
@@ -111,8 +103,11 @@ class ImageClassificationTask:
                     if self.methods.sampling is not sampling:
                         break  # what was made ahead is of another order
 
-    def train_images(self, first_example: int = 0) -> TrainImages:
-        """This rank's batches from an example on."""
+    def train_images(self, first_example: int = 0, elsewhere: Elsewhere | None = None) -> TrainImages:
+        """This rank's batches from an example on; made by `elsewhere`, if the recipe wants it."""
+        apart = None
+        if self._config.data.reader == "ray" and elsewhere is not None:
+            apart = Apart(elsewhere, ImagesApart(self.data.train, self._config.data))
         colour = (torch.tensor(self.seen.mean) * 255).round().to(torch.uint8)
         return TrainImages(
             self.data.train,
@@ -126,15 +121,10 @@ class ImageClassificationTask:
             start_example=first_example,
             prefetch=self._config.data.prefetch,
             pinned=self._world.device.type == "cuda",
-            apart=self._apart(),
+            apart=apart,
             sampling=self.methods.sampling,
             halves=self._two.halves(self.sizes.examples_per_step) if self._two is not None else None,
         )
-
-    def _apart(self) -> Apart | None:
-        if self._config.data.reader == "local" or self._elsewhere is None:
-            return None
-        return Apart(self._elsewhere, ImagesApart(self.data.train, self._config.data))
 
     def stepped(self, engine: Engine, *, applied: bool) -> None:
         """BatchNorm's running averages move, on all ranks alike."""

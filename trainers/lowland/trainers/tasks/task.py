@@ -7,6 +7,7 @@ from typing import Protocol
 
 from torch import nn
 
+from lowland.trainers.data.images.elsewhere import Elsewhere
 from lowland.trainers.engines import Engine, Inputs
 from lowland.trainers.methods.stack import Methods
 from lowland.trainers.monitor import Monitor
@@ -60,8 +61,13 @@ class Task(Protocol):
     def report(self, monitor: Monitor) -> None:
         """Tells what is to be known of the data; once, before the first step of this process."""
 
-    def steps(self, first_example: int) -> Generator[StepInputs]:
-        """The endless stream of this rank's steps from an example on."""
+    def steps(self, first_example: int, elsewhere: Elsewhere | None = None) -> Generator[StepInputs]:
+        """The endless stream of this rank's steps from an example on.
+
+        Args:
+            first_example: its place in the stream.
+            elsewhere: makes batches in other processes, for recipes that want it; None makes the same ones here.
+        """
 
     def stepped(self, engine: Engine, *, applied: bool) -> None:
         """Called after every step with whether it changed the weights; collective."""

@@ -1,6 +1,6 @@
 """Batches of images for training and evaluation, the same global batches at every world size."""
 
-from collections.abc import Generator, Iterator
+from collections.abc import Generator, Iterator, Mapping
 from contextlib import closing
 from copy import copy
 from dataclasses import dataclass, replace
@@ -279,9 +279,14 @@ def _step_of(arrays: Arrays, first: int) -> ImageStep:
     """The step that `TrainImages.arrays` took apart; a copy, since what travelled may not be written."""
     tensors = {name: torch.from_numpy(np.array(values)) for name, values in arrays.items()}
     count = len(tensors["rows"])
+    fields: list[dict[str, Tensor | None]]
     fields = [{"groups": None, **{name: values[i] for name, values in tensors.items()}} for i in range(count)]
-    return ImageStep([ImageBatch(**each) for each in fields], first, tensors["rows"].flatten().numpy())
+    return ImageStep([_batch_of(each) for each in fields], first, tensors["rows"].flatten().numpy())
 
 
 def _pinned(batch: ImageBatch) -> ImageBatch:
-    return ImageBatch(**{name: None if x is None else x.pin_memory() for name, x in vars(batch).items()})
+    return _batch_of({name: None if x is None else x.pin_memory() for name, x in vars(batch).items()})
+
+
+def _batch_of(fields: Mapping[str, Tensor | None]) -> ImageBatch:
+    return ImageBatch(**fields)  # type: ignore[arg-type]
