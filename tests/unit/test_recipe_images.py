@@ -78,6 +78,14 @@ def test_the_task_decides_what_the_sections_are(path, tmp_path):
         ),
         (["data.path=./nowhere"], "data.path = ./nowhere: no such file or folder; give Parquet files"),
         (["data.group_column=side"], "data.group_column = side: digits have no groups; remove it"),
+        (["data.path=shapes", "data.group_column=side"], "the groups of shapes are group or ground: name one"),
+        (
+            ["methods=[{name: cobalt, path: nowhere}]"],
+            "methods.0.path = nowhere: no config.json there; cobalt.path is the",
+        ),
+        (["methods=[{name: cobalt, concepts: 1}]"], "concepts = 1: must be a whole number at least 2"),
+        (["methods=[{name: cobalt, strength: 2}]"], "strength = 2: must be a number at least 0 and at most 1"),
+        (["methods=[{name: cobalt, start: 5 minutes}]"], "the unit must be one of %, steps, epochs"),
         (["length=1B tokens"], "length: 1000000000 tokens: images have no tokens"),
         (
             ["schedule={name: wsd, warmup: 2 epochs}"],

@@ -64,16 +64,11 @@ def check_image_hub(data: ImageDataConfig) -> Iterator[Conflict]:
 
 def check_concept_network(methods: Sequence[MethodSection]) -> Iterator[Conflict]:
     """A network to find concepts by that is not there."""
-    for method in methods:
-        if (
-            isinstance(method, CoBalTConfig)
-            and method.path is not None
-            and not (Path(method.path) / "config.json").exists()
-        ):
-            text = (
-                "no config.json there; cobalt.path is the `model` folder of a run, or null for the network in training"
-            )
-            yield Conflict(("methods",), method.path, text)
+    text = "no config.json there; cobalt.path is the `model` folder of a run, or null for the network in training"
+    for index, method in enumerate(methods):
+        folder = method.path if isinstance(method, CoBalTConfig) else None
+        if folder is not None and not (Path(folder) / "config.json").exists():
+            yield Conflict(("methods", index, "path"), folder, text)
 
 
 def check_timm(model: ImageModelConfig) -> Iterator[Conflict]:
