@@ -1,13 +1,17 @@
 """The shipped recipe of the digits on Ray: what a run of an image classifier leaves."""
 
+from contextlib import closing
 from pathlib import Path
+from typing import Any
 
 import pytest
 from safetensors.torch import load_file
 from support.ray_runs import client, history, run
 from torch import equal
 
+from lowland.platform import ray_reader
 from lowland.platform.recipe import load_recipe
+from lowland.trainers.errors import DataError
 from lowland.trainers.models import load_classifier
 
 pytestmark = [pytest.mark.ray, pytest.mark.timeout(1800)]
@@ -37,6 +41,42 @@ def test_the_digits_recipe(cluster: None, storage: Path):
     (output,) = held.outputs.model_outputs
     assert store.get_logged_model(output.model_id).params["location"] == f"{trained.folder}/model"
     assert load_classifier(trained.folder / "model")[1].classes == tuple("0123456789")
+
+
+@pytest.mark.full
+def test_steps_come_in_their_order_and_errors_as_they_are(
+    cluster: None, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+):
+    """A process dies on the way; another one makes its step."""
+    died = tmp_path / "died"
+    monkeypatch.setattr(ray_reader, "STEPS", 15)  # a second pipeline goes on where the first one ended
+
+    def build(index: int) -> Any:  # nested, so that it travels by value
+        import os
+        import time
+
+        import numpy as np
+
+        from lowland.trainers.errors import DataError
+
+        time.sleep(0.05 * (index % 3 == 0))
+        if index == 7 and not died.exists():
+            died.touch()
+            os._exit(1)
+        if index == 25:
+            raise DataError("row 7 is corrupt")
+        return {"step": np.array([index]), "pixels": np.full((2, 3), index, np.uint8)}
+
+    with closing(ray_reader.RayReader(2)(build, 2)) as made:
+        for index in range(15):
+            step = next(made)
+            assert step["step"].tolist() == [index]
+            assert step["pixels"].tolist() == [[index] * 3] * 2
+            assert step["pixels"].dtype == "uint8"
+        assert [int(next(made)["step"][0]) for _ in range(15, 25)] == list(range(15, 25))
+        with pytest.raises(DataError, match=r"^row 7 is corrupt$"):
+            next(made)
+    assert died.exists()
 
 
 @pytest.mark.full

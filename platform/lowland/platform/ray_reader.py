@@ -5,21 +5,24 @@ step of a number, and come back in their order (`preserve_order`).  What a step 
 so that it is the same one wherever it is made, and again if an actor died.
 """
 
+import pickle
 from collections.abc import Callable, Generator
 from contextlib import closing
 from itertools import count
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import ray
 from ray.data import ActorPoolStrategy, DataContext, ExecutionOptions
-from ray.exceptions import RayTaskError
 
 from lowland.trainers.data.images.elsewhere import Arrays
 from lowland.trainers.errors import LowlandError
 
-STEPS = 10_000
+STEPS = 5_000
 """Steps of one pipeline: Ray Data plans all of its blocks before the first; the actors begin anew after it."""
+_ERROR = "error"
+"""Column of a step that could not be made: the pickled error."""
 
 
 class RayReader:
@@ -49,11 +52,10 @@ class RayReader:
             num_cpus=1,
             compute=ActorPoolStrategy(size=self._tasks),
         )
-        try:
-            for arrays in steps.iter_batches(batch_size=1, batch_format="numpy", prefetch_batches=ahead):
-                yield {name: values[0] for name, values in arrays.items()}
-        except RayTaskError as error:
-            raise (error.cause if isinstance(error.cause, LowlandError) else error) from None
+        for arrays in steps.iter_batches(batch_size=1, batch_format="numpy", prefetch_batches=ahead):
+            if _ERROR in arrays:
+                raise pickle.loads(arrays[_ERROR].tobytes())
+            yield {name: values[0] for name, values in arrays.items()}
 
 
 class _Maker:
@@ -63,7 +65,10 @@ class _Maker:
         self._build: Callable[[int], Arrays] = ray.get(held)
 
     def __call__(self, numbers: Arrays) -> Arrays:
-        arrays = self._build(int(numbers["step"][0]))
+        try:
+            arrays = self._build(int(numbers["step"][0]))
+        except LowlandError as error:  # Ray Data would end the steps before it and add text of its own
+            arrays = {_ERROR: np.frombuffer(pickle.dumps(error), np.uint8)}
         return {name: values[None] for name, values in arrays.items()}
 
 
@@ -71,4 +76,3 @@ def _set_options() -> None:
     context = DataContext.get_current()
     context.execution_options = ExecutionOptions(preserve_order=True, verbose_progress=False)
     context.enable_progress_bars = False
-    context.raise_original_map_exception = True
