@@ -5,7 +5,7 @@ features they are `Outputs`.  `losses` may put other losses in the place of the 
 them example by example.  What depends on the whole batch (a variance of risks, a rank of losses, a constraint) is
 a function of a few numbers per example, `scalars`; these are gathered from all ranks and micro-batches as a
 `GlobalBatch`, and `weights` and `penalty` are functions of it.  After the optimizer's step `after_step` may change
-weights and the method's own state.
+weights and the method's own state.  A method may also say how often each training image comes, by `sampling`.
 
 A method of strength 0 changes no bit of a training.
 """
