@@ -10,6 +10,7 @@ from ray.cluster_utils import Cluster as Raylets
 from support.corpus import prepared
 
 from lowland.platform.cluster import checkout_modules, connect
+from lowland.platform.hub_data import _fetch_everywhere
 from lowland.platform.preflight import preflight
 from lowland.platform.recipe import CausalLMRecipe
 from lowland.platform.runs import RunFolder
@@ -130,6 +131,29 @@ def test_a_job_with_a_runtime_environment_of_its_own(raylets, monkeypatch):
             return [os.environ.get(name) for name in ("OF_THE_JOB", "TOKENIZERS_PARALLELISM", "DS_ACCELERATOR")]
 
         assert ray.get(ray.remote(num_cpus=1)(look).remote()) == ["1", "true", "cpu"]
+
+
+def test_a_data_set_of_the_hub_is_fetched_on_every_node_and_trouble_there_is_told(tmp_path, raylets):
+    class Found:  # nested, so that it travels by value
+        def download(self):
+            from pathlib import Path
+
+            import ray
+
+            from lowland.trainers.errors import DataError
+
+            node = ray.get_runtime_context().get_node_id()
+            Path(tmp_path, node).touch()
+            if Path(tmp_path, f"bad-{node}").exists():
+                raise DataError("no room")
+
+    with connect(raylets.address, gpus=0):
+        _fetch_everywhere(Found())
+        nodes = [node["NodeID"] for node in ray.nodes() if node["Alive"]]
+        assert sorted(path.name for path in tmp_path.iterdir()) == sorted(nodes)
+        (tmp_path / f"bad-{nodes[1]}").touch()
+        with pytest.raises(UserError, match=rf"^node .*{nodes[1][:6]}\): no room$"):
+            _fetch_everywhere(Found())
 
 
 def ray_nodes(raylets):

@@ -1,6 +1,6 @@
 """Data sets of images on Hugging Face's hub: looked up, and their Parquet files copied into the hub's cache."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from glob import escape
@@ -38,13 +38,14 @@ class HubImages:
         Raises:
             DataError: they are neither in the cache nor to be had.
         """
-        from huggingface_hub import snapshot_download
+        from huggingface_hub.errors import LocalEntryNotFoundError
 
-        wanted = [escape(path) for path in (*self.train, *(self.held_out or ()))]
+        wanted = [*(escape(path) for path in (*self.train, *(self.held_out or ()))), *_CARD]
         with _told(self.name, self.commit):
-            folder = snapshot_download(
-                self.name, repo_type="dataset", revision=self.commit, allow_patterns=[*wanted, *_CARD]
-            )
+            try:
+                folder = _snapshot(self.name, self.commit, wanted, cached=True)
+            except LocalEntryNotFoundError:
+                folder = _snapshot(self.name, self.commit, wanted)  # shows its progress
         held_out = None if self.held_out is None else tuple(f"{folder}/{path}" for path in self.held_out)
         return tuple(f"{folder}/{path}" for path in self.train), held_out
 
@@ -92,11 +93,12 @@ def _converted(name: str) -> tuple[str, dict[str, Splits], dict[str, Any]]:
 
 def _listing(name: str, revision: str | None) -> tuple[str, dict[str, Splits], dict[str, Any]]:
     """The commit of a revision, the Parquet files by configuration and split, and the card's metadata."""
-    from huggingface_hub import get_cached_repo_tree, resolve_revision, snapshot_download
+    from huggingface_hub import get_cached_repo_tree, resolve_revision
     from huggingface_hub.errors import CachedRepoTreeNotFoundError
 
     found = resolve_revision(name, repo_type="dataset", revision=revision)
-    folder = Path(snapshot_download(name, repo_type="dataset", revision=found, allow_patterns=list(_CARD)))
+    with _without_bars():
+        folder = Path(_snapshot(name, found, _CARD))
     try:
         files = get_cached_repo_tree(name, repo_type="dataset", revision=found.resolved)
         paths = [file.path for file in files]
@@ -106,6 +108,15 @@ def _listing(name: str, revision: str | None) -> tuple[str, dict[str, Splits], d
     return found.resolved, tables(paths, card), card
 
 
+def _snapshot(name: str, revision: str, patterns: Sequence[str], *, cached: bool = False) -> str:
+    """The folder of the cache with the files that match, copied there; only looked for if they must be `cached`."""
+    from huggingface_hub import snapshot_download
+
+    return snapshot_download(
+        name, repo_type="dataset", revision=revision, allow_patterns=list(patterns), local_files_only=cached
+    )
+
+
 def _metadata(readme: Path) -> dict[str, Any]:
     from huggingface_hub import metadata_load
 
@@ -113,6 +124,21 @@ def _metadata(readme: Path) -> dict[str, Any]:
         return metadata_load(readme) or {} if readme.is_file() else {}
     except (ValueError, yaml.YAMLError) as error:
         raise DataError(f"{readme}: the metadata of the data set's card cannot be read: {error}") from error
+
+
+@contextmanager
+def _without_bars() -> Iterator[None]:
+    """Lets the hub's client show no progress of what takes no time."""
+    from huggingface_hub.utils.tqdm import are_progress_bars_disabled, disable_progress_bars, enable_progress_bars
+
+    if are_progress_bars_disabled():
+        yield
+        return
+    disable_progress_bars()
+    try:
+        yield
+    finally:
+        enable_progress_bars()
 
 
 @contextmanager
