@@ -82,8 +82,8 @@ CPU_ENVIRONMENT: Mapping[str, str] = {
 """Besides, when workers have no GPUs."""
 
 _OBJECT_STORE_BYTES = 256 * 2**20
-# Training moves nothing through Ray's object store; Ray would reserve a third of the memory for it, or warn
-# that a container's /dev/shm is too small.
+# Training moves nothing through Ray's object store but what `data.reader: ray` makes; Ray would reserve a third of the
+# memory for it, or warn that a container's /dev/shm is too small.
 
 _CONNECT_SECONDS = 5.0
 

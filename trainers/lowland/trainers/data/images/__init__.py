@@ -1,7 +1,7 @@
 """Images with their classes: where they come from, what may be wrong with them, and batches of them.
 
 sources       rows of Parquet files, folders, the embedded digits and shapes (shapes makes them), as they are
-hub           data sets of Hugging Face's hub, copied to its cache (hub_tables finds splits; places says where images are)
+hub           data sets of Hugging Face's hub (hub_tables: their splits), copied to this machine (places: where to)
 decode        from encoded bytes to pixels, by Pillow
 labels        from what is written beside an image to the number of its class
 collection    the rows that are left, with everything that was wrong counted; pixels by row
