@@ -7,6 +7,8 @@ from dataclasses import dataclass
 import numpy as np
 from optuna.study import Study, StudyDirection
 from optuna.trial import FrozenTrial, TrialState
+from scipy.special import ndtri
+from scipy.stats import rankdata
 
 from lowland.platform.search.ledger import SEGMENTS
 from lowland.platform.search.samplers.encoding import Encoding
@@ -26,18 +28,22 @@ class Observations:
     resources: Array
     """[n]"""
     values: Array
-    """Lower is better; about zero mean and unit variance, [n]."""
+    """Lower is better, [n]."""
 
 
 def observe(encoding: Encoding, study: Study, trials: Sequence[FrozenTrial]) -> Observations:
-    """The measurements; what broke a constraint counts as no better than the best that did not."""
+    """The measurements; what broke a constraint counts as no better than the middle one of those that did not.
+
+    If it counted as the best, its surroundings would be worth looking at, however unlikely to be usable.
+    """
     sign = -1.0 if study.direction == StudyDirection.MAXIMIZE else 1.0
     rows = [(t, step, sign * t.intermediate_values[step]) for t in trials for step in places(t.intermediate_values)]
     points = encoding.encode([t.params for t, _, _ in rows])
     values = np.array([value for _, _, value in rows], float)
     if kept := [value for t, _, value in rows if usable(t)]:
-        values = np.maximum(values, min(kept))
-    return Observations(points, np.array([step for _, step, _ in rows], float), normalised(values))
+        broken = np.array([usable(t) is False for t, _, _ in rows])
+        values = np.where(broken, np.maximum(values, np.median(kept)), values)
+    return Observations(points, np.array([step for _, step, _ in rows], float), values)
 
 
 def places(curve: Mapping[int, float]) -> list[int]:
@@ -53,19 +59,33 @@ def places(curve: Mapping[int, float]) -> list[int]:
     return sorted(wanted)
 
 
-def normalised(values: Array) -> Array:
+def by_rank(values: Array) -> Array:
+    """Normal scores: what a normal distribution has at their ranks, with zero mean and unit variance.
+
+    Only the order counts: however the worst are scattered, the good ones stay apart.  Infinite values are worst.
+    """
+    ranks = rankdata(np.where(np.isfinite(values), values, math.inf))
+    return _standard(ndtri((ranks - 0.5) / len(values)))
+
+
+def by_distance(values: Array) -> Array:
     """log(1 + d), d the distance to the best in units of the median one's, with zero mean and unit variance.
 
-    Bad trainings are worse by orders of magnitude than good ones differ: on a linear scale a process would see only
-    them.  Infinite values lie one beyond the worst finite one.
+    How much better the good ones are counts, and so how near a smooth minimum is; bad trainings are worse by orders
+    of magnitude than good ones differ, hence the logarithm.  Infinite values lie one beyond the worst finite one.
     """
     finite = values[np.isfinite(values)]
     if not len(finite):
         return np.zeros_like(values)
     best, unit = finite.min(), max(float(np.median(finite) - finite.min()), 1e-12)
-    logs = np.log1p((np.where(np.isfinite(values), values, finite.max()) - best) / unit) + ~np.isfinite(values)
-    spread = float(logs.std())
-    result: Array = (logs - logs.mean()) / (spread if spread > 0 else 1.0)
+    return _standard(
+        np.log1p((np.where(np.isfinite(values), values, finite.max()) - best) / unit) + ~np.isfinite(values)
+    )
+
+
+def _standard(values: Array) -> Array:
+    spread = float(values.std())
+    result: Array = (values - values.mean()) / (spread if spread > 0 else 1.0)
     return result
 
 
