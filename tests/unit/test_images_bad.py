@@ -12,7 +12,7 @@ from support.vision import encoded, noise, write_parquet
 
 from lowland.trainers.data.images import collection
 from lowland.trainers.data.images.data import open_images
-from lowland.trainers.data.images.sources import Files
+from lowland.trainers.data.images.encoded import Files
 from lowland.trainers.errors import DataError, RecipeError
 from lowland.trainers.recipe import ImageDataConfig
 

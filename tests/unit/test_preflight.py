@@ -7,6 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from support.corpus import prepared
+from support.vision import write_parquet
 
 from lowland.platform.cluster import Cluster
 from lowland.platform.node_checks import NodeReport, NodeRequest, check_node, installed_versions, marker
@@ -77,18 +78,23 @@ def test_no_problem_exactly_when_all_workers_can_be_placed(workers, nodes, cpus,
     assert (problems(asks, [node(c, g) for c, g in nodes]) == []) == (fits >= workers)
 
 
+def of_images(**data):
+    return ImageClassificationRecipe.model_validate(
+        {
+            "task": "image-classification",
+            "name": "run",
+            "length": "10 steps",
+            "model": {"architecture": "wide-resnet-10-1"},
+            "data": data,
+            "optimizer": {"name": "sgd", "lr": 0.1},
+            "batch": {"micro_batch": 2},
+            "scaling": {"workers": 2},
+        }
+    )
+
+
 def test_processes_that_make_batches_need_cpus_beside_the_workers():
-    images = {
-        "task": "image-classification",
-        "name": "run",
-        "length": "10 steps",
-        "model": {"architecture": "wide-resnet-10-1"},
-        "data": {"reader": "ray", "ray_tasks": 3},
-        "optimizer": {"name": "sgd", "lr": 0.1},
-        "batch": {"micro_batch": 2},
-        "scaling": {"workers": 2},
-    }
-    asks = ImageClassificationRecipe.model_validate(images)
+    asks = of_images(reader="ray", ray_tasks=3)
     assert problems(asks, [node(4), node(4)]) == []
     (problem,) = problems(asks, [node(7)])
     assert "data.reader: ray asks for 6 CPUs beside the workers' (scaling.workers 2 x data.ray_tasks 3)" in problem
@@ -227,6 +233,14 @@ class TestPreflight:
         assert message.startswith("pre-flight found 2 problems")
         for part in ("asks for 2 GPUs", "lowland data prepare"):
             assert part in message
+
+    def test_columns_of_images(self, tmp_path):
+        file = write_parquet(tmp_path / "a.parquet", [b""] * 2, [0, 1], side=["left", "right"])
+        self.run(of_images(path=str(file)), tmp_path / "runs")
+        with pytest.raises(
+            UserError, match=r"data.path: .*a.parquet: no column `img`; its columns: image, label, side"
+        ):
+            self.run(of_images(path=str(file), image_column="img"), tmp_path / "runs")
 
     def test_storage_that_cannot_be_written(self, tmp_path):
         (tmp_path / "file").write_text("")

@@ -7,7 +7,8 @@ import pytest
 from lowland.platform.recipe import ImageClassificationRecipe, load_recipe
 from lowland.platform.recipe.dump import dump
 from lowland.platform.search.space import open_space
-from lowland.trainers.errors import RecipeError
+from lowland.platform.search.start import begin
+from lowland.trainers.errors import RecipeError, UserError
 
 BASE = """\
 task: image-classification
@@ -130,6 +131,12 @@ def test_searches_change_recipes_of_images(path, names):
     assert isinstance(tried, ImageClassificationRecipe)
     assert "optimizer.lr" in space.distributions()
     assert ("log2 batch.accumulation" in space.distributions()) == (names == ["auto"])
+
+
+def test_searches_refuse_processes_that_need_cpus_beside_their_trainings(path, tmp_path):
+    recipe = load_recipe(path, ["data.reader=ray", f"storage={tmp_path}/runs"])
+    with pytest.raises(UserError, match=r"data.reader: ray: trainings of a search fill .*set data.reader: local"):
+        begin(recipe, ["sgd"], trials=2)
 
 
 def test_fields_of_images_are_none_of_language_models(tmp_path):

@@ -11,10 +11,11 @@ import torch
 
 from lowland.trainers.data.images.data import square_side
 from lowland.trainers.data.images.decode import BadImageError, header
+from lowland.trainers.data.images.encoded import Encoded
 from lowland.trainers.data.images.labels import Names, class_names
 from lowland.trainers.data.images.long_tail import tail_counts
 from lowland.trainers.data.images.places import places
-from lowland.trainers.data.images.sources import Columns, Encoded, Value, read_rows
+from lowland.trainers.data.images.sources import Columns, Value, read_rows
 from lowland.trainers.errors import DataError, RecipeError
 from lowland.trainers.estimate.activations import ActivationTrace
 from lowland.trainers.estimate.optimizers import optimizer_memory

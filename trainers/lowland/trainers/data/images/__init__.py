@@ -2,6 +2,7 @@
 
 sources       rows of Parquet files, folders, the embedded digits and shapes (shapes makes them), as they are
 hub           data sets of Hugging Face's hub (hub_tables: their splits), copied to this machine (places: where to)
+encoded       their images, in memory or in files
 decode        from encoded bytes to pixels, by Pillow
 labels        from what is written beside an image to the number of its class
 collection    the rows that are left, with everything that was wrong counted; pixels by row

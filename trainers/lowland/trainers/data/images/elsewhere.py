@@ -13,8 +13,9 @@ from torch import Tensor
 from lowland.trainers.data.images.augment import central_square
 from lowland.trainers.data.images.collection import Crop, ImageSet, Numbers
 from lowland.trainers.data.images.decode import BadImageError, decode
+from lowland.trainers.data.images.encoded import Encoded
 from lowland.trainers.data.images.places import places
-from lowland.trainers.data.images.sources import Columns, Encoded, read_rows
+from lowland.trainers.data.images.sources import Columns, read_rows
 from lowland.trainers.recipe import ImageDataConfig
 
 Arrays = dict[str, npt.NDArray[Any]]

@@ -1,20 +1,18 @@
 """Rows of image data as they are stored: encoded images with a label each, from wherever a recipe names."""
 
 import hashlib
-import io
 import json
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 from pyarrow import fs
 
+from lowland.trainers.data.images.encoded import Decoded, Encoded, Files
 from lowland.trainers.data.images.places import Place, places
 from lowland.trainers.data.images.shapes import BIRDS, make_shapes
 from lowland.trainers.data.sources import SourceFile, list_files, open_filesystem
@@ -25,9 +23,6 @@ from lowland.trainers.recipe.image_data import DIGITS, EMBEDDED, SHAPES
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".tif", ".tiff", ".webp", ".ppm", ".pgm")
 """Files of a class's folder that are taken for images."""
-_READ_AHEAD = 16 << 10
-"""Bytes that are read of an image file at a time, where only its header is wanted: Pillow asks for a few each time."""
-
 Value = int | str | None
 """A label or group as it is written; None where there is none."""
 
@@ -56,91 +51,12 @@ class Rows:
 
     labels: Sequence[Value]
     groups: Sequence[Value] | None
-    images: "Encoded"
+    images: Encoded
     names: tuple[str, ...] | None
     """Names of the classes, where the data says them; labels are numbers or these names then."""
 
     def __len__(self) -> int:
         return len(self.labels)
-
-
-class Encoded:
-    """Encoded images by row: those of Parquet files, whose bytes are held as Arrow has them."""
-
-    def __init__(self, columns: Sequence[pa.ChunkedArray], files: Sequence[str]) -> None:
-        self._columns, self._files = columns, files
-        self._ends = np.cumsum([len(column) for column in columns], dtype=np.int64)
-
-    def read(self, row: int) -> "bytes | npt.NDArray[np.uint8] | None":
-        """The encoded image, or its pixels, [H, W] or [H, W, 3]; None if the row has none."""
-        file, local = self._locate(row)
-        value = self._columns[file][local]
-        data: bytes | None = value.as_py()
-        return data
-
-    @contextmanager
-    def opened(self, row: int) -> "Iterator[bytes | npt.NDArray[np.uint8] | BinaryIO | None]":
-        """What `read` gives, or a seekable stream of it where it is not in memory."""
-        yield self.read(row)
-
-    def place(self, row: int) -> str:
-        """File and row, for messages; rows count from 0 within their file."""
-        file, local = self._locate(row)
-        return f"{self._files[file]} row {local}"
-
-    def _locate(self, row: int) -> tuple[int, int]:
-        file = int(np.searchsorted(self._ends, row, side="right"))
-        return file, row - (int(self._ends[file - 1]) if file else 0)
-
-
-class Files(Encoded):
-    """Image files, read when they are asked for."""
-
-    def __init__(self, filesystem: fs.FileSystem, paths: Sequence[str]) -> None:
-        self._filesystem, self._paths = filesystem, paths
-
-    def path(self, row: int) -> str:
-        """The file of a row."""
-        return self._paths[row]
-
-    def read(self, row: int) -> bytes | None:
-        """The file's bytes; None if it is gone."""
-        try:
-            with self._filesystem.open_input_stream(self._paths[row], compression=None) as stream:
-                return bytes(stream.read())
-        except OSError:
-            return None
-
-    @contextmanager
-    def opened(self, row: int) -> Iterator[BinaryIO | None]:
-        """The file; None if it is gone."""
-        try:
-            file = self._filesystem.open_input_file(self._paths[row])
-        except OSError:
-            yield None
-            return
-        with io.BufferedReader(file, _READ_AHEAD) as stream:
-            yield stream
-
-    def place(self, row: int) -> str:
-        """File and row."""
-        return f"{self._paths[row]} (row {row})"
-
-
-class Decoded(Encoded):
-    """Pixels that are decoded already: [N, H, W], or [N, H, W, 3]."""
-
-    def __init__(self, pixels: npt.NDArray[np.uint8], name: str) -> None:
-        self._pixels, self._name = pixels, name
-
-    def read(self, row: int) -> npt.NDArray[np.uint8]:
-        """Pixels [H, W], or [H, W, 3]."""
-        pixels: npt.NDArray[np.uint8] = self._pixels[row]
-        return pixels
-
-    def place(self, row: int) -> str:
-        """The row."""
-        return f"{self._name} row {row}"
 
 
 def read_sources(config: ImageDataConfig) -> tuple[Rows, Rows | None]:
