@@ -175,6 +175,13 @@ def test_missing_and_shortened_files(tmp_path):
 
 
 @pytest.mark.usefixtures("no_tracking")
+def test_a_node_without_a_package_that_the_recipe_needs(tmp_path):
+    packages = {"pytest": "pip install pytest", "no_such_package": "pip install it"}
+    (problem,) = check_node(make_request(tmp_path, packages=packages), "node").problems
+    assert problem == "no_such_package is not installed: pip install it"
+
+
+@pytest.mark.usefixtures("no_tracking")
 def test_an_edited_manifest(tmp_path):
     request = make_request(tmp_path)
     with Path(request.manifest).open("a") as file:

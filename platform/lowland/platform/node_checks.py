@@ -2,8 +2,9 @@
 
 import hashlib
 import platform
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from importlib.metadata import PackageNotFoundError, version
+from importlib.util import find_spec
 
 from lowland.platform.runs import open_filesystem
 from lowland.trainers.errors import UserError
@@ -28,6 +29,8 @@ class NodeRequest:
     tracking_uri: str | None
     """MLflow store to reach from the node; None to leave it out."""
     experiment: str
+    packages: dict[str, str] = field(default_factory=dict)
+    """Packages that only some recipes need, each with the command that installs it."""
 
 
 @dataclass(frozen=True)
@@ -50,6 +53,8 @@ def check_node(request: NodeRequest, name: str) -> NodeReport:
     """
     storage, wrote = _storage(request, name)
     problems = [*storage, *_data(request)]
+    missing = {name: install for name, install in request.packages.items() if find_spec(name) is None}
+    problems.extend(f"{name} is not installed: {install}" for name, install in missing.items())
     if request.tracking_uri is not None:
         problems.extend(tracking_problems(request.tracking_uri, request.experiment))
     return NodeReport(installed_versions(), tuple(problems), wrote)

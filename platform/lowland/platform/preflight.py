@@ -20,6 +20,7 @@ from lowland.platform.recipe import CausalLMRecipe, ImageClassificationRecipe, R
 from lowland.platform.resource_checks import resource_problems
 from lowland.platform.runs import RunFolder, open_filesystem
 from lowland.trainers.errors import DataError, RecipeError, UserError
+from lowland.trainers.recipe.image_model import INSTALL_TIMM
 
 if TYPE_CHECKING:
     from pyarrow.fs import FileSystem
@@ -51,7 +52,13 @@ def preflight(recipe: Recipe, cluster: Cluster, run_folder: RunFolder, tracking_
     try:
         with _marked(storage) as (token, filesystem, root):
             request = NodeRequest(
-                storage, token, *manifest, files=files, tracking_uri=store, experiment=recipe.tracking.experiment
+                storage,
+                token,
+                *manifest,
+                files=files,
+                tracking_uri=store,
+                experiment=recipe.tracking.experiment,
+                packages={"timm": INSTALL_TIMM} if _timm_name(recipe) is not None else {},
             )
             reports = _reports(cluster, request)
             problems.extend(report_problems(reports))
@@ -112,9 +119,13 @@ def _data_files(recipe: Recipe) -> tuple[dict[str, int | None], tuple[str, str],
         files |= {str(model / "config.json"): None, **weights}
         if not weights:
             problems.append(f"model.path: {model} holds no safetensors file; save the model as safetensors")
-    if isinstance(recipe, ImageClassificationRecipe) and recipe.model.timm is not None:
-        problems.extend(_timm_problems(recipe.model.timm))
+    if (name := _timm_name(recipe)) is not None:
+        problems.extend(_timm_problems(name))
     return files, manifest, problems
+
+
+def _timm_name(recipe: Recipe) -> str | None:
+    return recipe.model.timm if isinstance(recipe, ImageClassificationRecipe) else None
 
 
 def _timm_problems(name: str) -> list[str]:
