@@ -10,7 +10,7 @@ import pytest
 from support.hub import serving
 from support.vision import encoded, noise, write_parquet
 
-from lowland.platform.hub_data import with_commit
+from lowland.platform.hub_data import require_settled, with_commit
 from lowland.platform.recipe import load_recipe
 from lowland.trainers.data.images.hub_tables import split_files, tables
 from lowland.trainers.errors import DataError, RecipeError
@@ -124,6 +124,22 @@ def test_a_run_that_goes_on_keeps_its_commit(tmp_path, monkeypatch):
     assert with_commit(recipe, {**held, "data.path": "owner/fish"}).data.hub.revision == "newest"
     assert asked == [None, "older", None]
     assert with_commit(load_recipe(path, ["data.path=digits"])).data.hub.revision is None
+
+
+def test_a_worker_takes_neither_a_folder_for_a_data_set_nor_a_data_set_for_a_folder(tmp_path, monkeypatch):
+    path = tmp_path / "recipe.yaml"
+    path.write_text(BASE)
+    here, there = tmp_path / "here", tmp_path / "there"
+    (here / "owner" / "birds").mkdir(parents=True)
+    there.mkdir()
+    monkeypatch.chdir(here)
+    folder, settled = load_recipe(path), load_recipe(path, ["data.hub.revision=0123abc"])
+    assert (folder.data.on_hub, settled.data.on_hub) == (False, True)
+    require_settled(folder)
+    monkeypatch.chdir(there)
+    require_settled(settled)
+    with pytest.raises(DataError, match=r"data.path = owner/birds: there where the run began, and not on this node"):
+        require_settled(folder)
 
 
 # The client reads HF_ENDPOINT and HF_HUB_OFFLINE when it is imported: each case is a process.

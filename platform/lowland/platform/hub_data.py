@@ -1,6 +1,7 @@
 """Data sets of Hugging Face's hub: which commit a run reads, and their files on every node before it holds GPUs."""
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from rich.console import Console
@@ -36,6 +37,19 @@ def with_commit(recipe: Recipe, held: Mapping[str, str] | None = None) -> Recipe
         hub = hub.model_copy(update={"revision": held.get("data.hub.revision")})
     hub = hub.model_copy(update={"revision": find_images(path, hub).commit})
     return recipe.model_copy(update={"data": recipe.data.model_copy(update={"hub": hub})})
+
+
+def require_settled(recipe: Recipe) -> None:
+    """Refuses, on a worker, to take for a hub id what was a file or folder where the run began.
+
+    Raises:
+        DataError: it is not there on this node.
+    """
+    if isinstance(recipe, ImageClassificationRecipe) and recipe.data.on_hub and recipe.data.hub.revision is None:
+        raise DataError(
+            f"data.path = {recipe.data.path}: there where the run began, and not on this node in {Path.cwd()}; give "
+            "the path from the root, of a place that all nodes share"
+        )
 
 
 def fetch_data(recipe: Recipe, cluster: Cluster, console: Console) -> None:

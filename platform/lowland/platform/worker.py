@@ -14,6 +14,7 @@ from fractions import Fraction
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from lowland.platform.hub_data import require_settled
 from lowland.platform.recipe import ImageClassificationRecipe, Recipe, read_recipe
 from lowland.platform.runs import RunFolder
 
@@ -53,6 +54,7 @@ def train_rank(task: dict[str, Any]) -> dict[str, Any]:
     """
     entered = time.time()
     recipe = read_recipe(task["recipe"])
+    require_settled(recipe)
     folder = RunFolder.open(recipe.storage, recipe.name)
     with ExitStack() as stack:
         stack.enter_context(_output_to(folder, log_of(task).rpartition("/")[2]))

@@ -10,7 +10,12 @@ _ID = re.compile(r"[\w.-]+(/[\w.-]+)?")
 
 def is_hub_id(path: str) -> bool:
     """Whether a path is taken for a hub id: written `name` or `owner/name`, and no such file or folder is here."""
-    return _ID.fullmatch(path) is not None and not path.startswith(".") and not Path(path).exists()
+    return is_written_as_hub_id(path) and not Path(path).exists()
+
+
+def is_written_as_hub_id(path: str) -> bool:
+    """Whether a text could be a hub id."""
+    return _ID.fullmatch(path) is not None and not path.startswith(".")
 
 
 class HubDataConfig(Section):

@@ -4,7 +4,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from lowland.trainers.recipe.hub import HubDataConfig, is_hub_id
+from lowland.trainers.recipe.hub import HubDataConfig, is_hub_id, is_written_as_hub_id
 from lowland.trainers.recipe.section import Section
 
 Share = Annotated[float, Field(ge=0, le=1)]
@@ -97,8 +97,10 @@ class ImageDataConfig(Section):
 
     @property
     def on_hub(self) -> bool:
-        """Whether `path` is a data set of Hugging Face's hub."""
-        return self.path not in EMBEDDED and is_hub_id(self.path)
+        """Whether `path` is a data set of the hub; a revision says so whatever else is of this name here."""
+        if self.path in EMBEDDED:
+            return False
+        return is_hub_id(self.path) or (self.hub.revision is not None and is_written_as_hub_id(self.path))
 
     @property
     def held_out_apart(self) -> bool:
