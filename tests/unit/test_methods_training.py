@@ -201,7 +201,12 @@ def test_noise_can_be_given_in_a_column(digits, tmp_path, monkeypatch):
     pq.write_table(table.append_column("noisy", [wrong]), path)
     noise = {"name": "label_noise", "kind": "column", "column": "noisy"}
     read, table_of = list[list[str]](), sources._table
-    monkeypatch.setattr(sources, "_table", lambda file, names: (read.append(names), table_of(file, names))[1])
+
+    def table_read(file, names, *how):
+        read.append(names)
+        return table_of(file, names, *how)
+
+    monkeypatch.setattr(sources, "_table", table_read)
     data = build_task(image_config(path, [noise]), _alone()).data
     assert read == [["image", "label", "group"], ["noisy"]], "images are read once"
     clean = build_task(image_config(path), _alone()).data

@@ -9,9 +9,10 @@ import torch
 from torch import Tensor
 
 from lowland.optim import Evaluations
+from lowland.trainers.ahead import StepsAhead, moved
 from lowland.trainers.checkpoints import Checkpointer, TrainState
 from lowland.trainers.data.images.elsewhere import Elsewhere
-from lowland.trainers.engines import Engine, Inputs, StepOutcome
+from lowland.trainers.engines import Engine, StepOutcome
 from lowland.trainers.errors import NonFiniteError
 from lowland.trainers.measures import TrainingMeasures
 from lowland.trainers.meter import Meter
@@ -62,13 +63,14 @@ class Loop:
         self._state = state
         self._seconds_before, self._started = state.seconds, time.monotonic()
         steps = self._task.steps(state.examples, self._elsewhere)
+        self._ahead = StepsAhead(steps, self._world.device)
         try:
             if state.step == 0:
                 self._measure()
             self._meter.reset()
             while self._state.step < self._end and not self.interrupted:
                 with self._meter.phase("data"):
-                    inputs = next(steps)
+                    inputs = self._ahead.take()
                 self._step(inputs)
                 self._after_step()
         finally:
@@ -113,6 +115,9 @@ class Loop:
             if first is None and self._measures is not None and (self._measures_due(1) or self._state.step == 1):
                 # In the second step, whenever it is due: that there is no momentum is to be told early.
                 self._measures.see_gradients(self._state.step)
+            if self._state.step + 1 < self._end:
+                with self._meter.phase("data"):
+                    self._ahead.fetch()
             with self._meter.phase("optimizer", on_device=True):
                 outcome = self._engine.step(lr_factor)
             first = loss if first is None else first
@@ -150,7 +155,9 @@ class Loop:
         last = len(inputs.micro_batches) - 1
         losses = []
         for index, micro in enumerate(inputs.micro_batches):
-            losses.append(self._engine.accumulate(self._moved(micro), scale=1 / inputs.weight, last=index == last))
+            losses.append(
+                self._engine.accumulate(moved(micro, self._world.device), scale=1 / inputs.weight, last=index == last)
+            )
         return torch.stack(losses).double().sum()
 
     def _collect(self, inputs: StepInputs) -> None:
@@ -159,11 +166,7 @@ class Loop:
         assert objective is not None
         with torch.no_grad(), objective.collecting():
             for micro in inputs.micro_batches:
-                self._engine.evaluate(self._moved(micro))
-
-    def _moved(self, inputs: Inputs) -> Inputs:
-        device = self._world.device
-        return {k: None if x is None else x.to(device, non_blocking=True) for k, x in inputs.items()}
+                self._engine.evaluate(moved(micro, self._world.device))
 
     def _after_step(self) -> None:
         """Records, evaluates and saves what is due, and sees whether to stop."""
