@@ -1,7 +1,6 @@
 """Making batches in other processes, which the outside provides: what travels there, and what comes back."""
 
 from collections.abc import Callable, Generator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, Protocol
@@ -39,7 +38,8 @@ class Elsewhere(Protocol):
 class ImagesApart(ImageSet):
     """Training images in another process than the one that looked at them: numbered alike, and alike in pixels.
 
-    Made of small arrays, so that it can travel; files are opened where pixels are first asked for.
+    Made of small arrays, so that it can travel; files are opened where pixels are first asked for, and decoded in the
+    thread that asks.
 
     Args:
         images: as they were opened.
@@ -64,13 +64,10 @@ class ImagesApart(ImageSet):
     def _images(self) -> Encoded:
         return read_rows(places(self._config).path, Columns.of(self._config), self._config.shapes).images
 
-    @cached_property
-    def _pool(self) -> ThreadPoolExecutor:
-        return ThreadPoolExecutor(self._config.threads or torch.get_num_threads())
-
     def _decoded(self, rows: Numbers, crops: Sequence[Crop] | None) -> list[Tensor | BadImageError]:
         central: Crop = lambda width, height: central_square(width, height, self._fraction)  # noqa: E731
-        return list(self._pool.map(self._decode, rows.tolist(), crops or [central] * len(rows)))
+        crops = crops or [central] * len(rows)
+        return [self._decode(row, crop) for row, crop in zip(rows.tolist(), crops, strict=True)]
 
     def _decode(self, row: int, crop: Crop) -> Tensor | BadImageError:
         try:
