@@ -15,7 +15,7 @@ def main(folder: Path, trials: int, address: str | None) -> None:
     """Begins or resumes every study that is named, until there are no more names."""
     console = Console(width=200)
     base = load_recipe(folder / "recipe.yaml")
-    with ready([base], address, 2) as (uri, experiment_id):
+    with ready([base], address, 2, console) as (uri, experiment_id):
         from lowland.platform.search.driver import SearchDriver  # imports Ray, which is to find its environment
         from lowland.platform.search.workers import Workers
 

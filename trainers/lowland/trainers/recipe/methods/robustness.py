@@ -81,7 +81,7 @@ class WeightBalancingConfig(MethodSection):
 
 
 class CoBalTConfig(MethodSection):
-    """Concepts are found in feature maps, without group labels; images with those rare in their class come more often."""
+    """Concepts are found in feature maps, without group labels; images of those rare in a class come more often."""
 
     eager: ClassVar[bool] = True
 
@@ -92,7 +92,7 @@ class CoBalTConfig(MethodSection):
     least_share: Share = 0.1
     """Part of an image's cells that are of a concept, from which on the image has it."""
     strength: Share = 1.0
-    """Images weigh by the mean of n^-strength over their concepts, which n images of the class have; 0 is plain training."""
+    """An image weighs the mean of n^-strength over its concepts, which n of its class have; 0 is plain training."""
     start: Point = Amount(20, "%")
     """Point at which concepts are found; they are balanced from the next step on."""
     path: str | None = None
