@@ -106,7 +106,8 @@ def arguments() -> argparse.Namespace:
 
 def opened(options: argparse.Namespace, models: list[str]) -> dict[str, Any]:
     """What --out holds already of the same settings, or a new report."""
-    settings = {name: getattr(options, name) for name in ("batch", "steps", "window", "threads", "eager", "tiny")}
+    names = ("device", "batch", "steps", "window", "threads", "eager", "tiny")
+    settings = {name: getattr(options, name) for name in names}
     runs: Runs = {name: {"lowland": [], "plain": []} for name in models}
     report = {"settings": settings, "runs": runs, "circumstances": circumstances(options.device, options.gpus)}
     if options.out.exists():
@@ -222,12 +223,15 @@ def markdown(report: dict[str, Any]) -> str:
 
 def bars(report: dict[str, Any]) -> int:
     """Says what is not met: 1 if anything is not."""
-    missed = []
+    missed, seen = [], set[tuple[str, str, str]]()
     for name, kind, loop, timing, ratio in rows(report):
+        seen.add((name, kind, loop))
         if ratio is not None and ratio < BAR:
             missed.append(f"{name}, {kind}: lowland has {ratio:.3f} of the plain loop's rate, wanted {BAR}")
         if loop == "lowland" and waiting(timing) > WAITING:
             missed.append(f"{name}, {kind}: waits for images in {waiting(timing):.1%} of a step, wanted {WAITING:.0%}")
+    wanted = [(name, kind, loop) for name in report["runs"] for kind in KINDS for loop in ("lowland", "plain")]
+    missed += [f"{', '.join(each)}: was not measured" for each in wanted if each not in seen]
     print("\n".join(missed) or "all bars are met")
     return int(bool(missed))
 

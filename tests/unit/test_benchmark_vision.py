@@ -136,3 +136,5 @@ def test_bars_tell_what_is_slow() -> None:
     assert bars(report) == 0
     report["runs"]["resnet50"]["lowland"] = [run(99.0, 0.003)]
     assert bars(report) == 1
+    report["runs"]["resnet50"] = {"lowland": [run(99.0, 0.001)], "plain": []}
+    assert bars(report) == 1, "nothing was compared"
