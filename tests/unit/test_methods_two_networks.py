@@ -93,6 +93,20 @@ def test_no_network_learns_a_label_of_the_other_half(digits):
     assert all(bool(gradient.any()) for gradient in first)
 
 
+def test_batches_that_do_not_know_of_the_end_of_the_warm_up_are_refused(digits):
+    """Those of a training that goes on with other steps than it began with."""
+    task = build_task(image_config(digits, [SPLIT], batch={"micro_batch": 24}), _alone())
+    module = task.build_module()
+    task.methods.attach(None)
+    (micro,) = next(task.steps(0)).micro_batches
+    without = {name: values for name, values in micro.items() if name != "views"}
+    task.methods.begin_step(1)
+    assert torch.isfinite(module(**without)), "in the warm-up they are not needed"
+    task.methods.begin_step(2)
+    with pytest.raises(RecipeError, match="another number of examples a step"):
+        module(**without)
+
+
 def test_a_resume_goes_on_as_if_nothing_had_been(digits, tmp_path):
     """From the middle of the epoch whose divergences are noted."""
     config = image_config(digits, [NOISE, {**SPLIT, "warmup": "4 steps"}])

@@ -116,7 +116,7 @@ class Loop:
                 # In the second step, whenever it is due: that there is no momentum is to be told early.
                 self._measures.see_gradients(self._state.step)
             if self._state.step + 1 < self._end:
-                with self._meter.phase("data"):
+                with self._meter.phase("data"):  # an upper bound: the GPU computes in the meantime
                     self._ahead.fetch()
             with self._meter.phase("optimizer", on_device=True):
                 outcome = self._engine.step(lr_factor)

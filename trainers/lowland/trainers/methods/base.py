@@ -91,7 +91,8 @@ class Method:
     first_pass = True
     """Whether the step's first gradients are being taken; optimizers such as SAM take more, at other weights."""
     sampling: Sampling | None = None
-    """How often training images come, once that is known; asked after every step.  None is once an epoch."""
+    """How often training images come, once that is known; None is once an epoch.  Set it in `begin_step`: it holds from
+    the next step on, which is taken while this one is computed."""
 
     def build(self, network: nn.Module, problem: Problem) -> None:
         """Changes the network before the engine takes it, or refuses it by a RecipeError."""

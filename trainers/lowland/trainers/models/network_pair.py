@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from lowland.trainers.errors import RecipeError
 from lowland.trainers.methods.base import Outputs
 from lowland.trainers.methods.cross_split import CrossSplit, in_turn
 from lowland.trainers.methods.objective import Objective
@@ -104,7 +105,12 @@ class CrossSplitLoss(ImageClassifierLoss):
         guesses = None
         if views is not None:
             guesses = self._method.guesses(labels, rows, lambda: self._predictions(views))
-        if guesses is not None and not self._method.warming_up:
+        if not self._method.warming_up:
+            if guesses is None:
+                raise RecipeError(
+                    "cross_split: this training was begun with another number of examples a step, by which its batches "
+                    "know when labels are corrected; resume it with batch.global_images as it was"
+                )
             outputs = self._corrected(images, labels, guesses, partners, pixel_weights)
         else:
             logits = self._own_logits(images)

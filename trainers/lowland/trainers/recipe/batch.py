@@ -51,7 +51,8 @@ class BatchConfig(Section):
 
 
 class ImageBatchConfig(Section):
-    """The global batch of an optimizer step; its cut into micro-batches changes what BatchNorm sees, nothing else."""
+    """The global batch of an optimizer step; its cut into micro-batches changes what BatchNorm sees, and whom
+    `cross_split` blends with whom; nothing else."""
 
     micro_batch: Count
     """Images per worker in one forward and backward pass."""

@@ -60,7 +60,7 @@ class MultiFidelitySampler(BaseSampler):
     beta = 5 (piBO, Hvarfner et al., arXiv 2204.11051) and t the trust in the prior: the rank correlation, beyond
     chance, of what it says of the trials and what they are like, so that a wrong prior is soon left.  One trial in
     eight is random.  Measurements count by their rank and by the logarithm of their distance to the best, in turns:
-    the process is right about some tasks in the one form and about others in the other, and trials of both kinds know it.
+    the process is right about some tasks in the one form and about others in the other, and some trials know it.
     Running trials count as if their segments ended where the model expects it, so that parallel proposals differ.
     Trials with infinite values or broken constraints are unusable.  Costs come from the trials' accounts
     (`observations.COSTS`).
