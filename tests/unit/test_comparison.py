@@ -218,6 +218,44 @@ def test_a_comparison_goes_on_only_as_it_was_begun(recipe: Recipe):
     assert read_comparison(recipe.storage, "adamw-vs-lion") == begun
 
 
+IMAGES = """\
+task: image-classification
+name: birds
+length: 3 epochs
+model: {architecture: wide-resnet-10-1}
+data: {path: owner/birds}
+optimizer: {name: sgd, lr: 0.1}
+batch: {micro_batch: 8}
+"""
+
+
+def test_images_of_the_hub_are_those_of_the_beginning_and_all_that_tells_them_apart_is_remarked_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    commits = ["a" * 40]
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(
+        "lowland.trainers.data.images.hub.find_images",
+        lambda name, hub: types.SimpleNamespace(
+            commit=hub.revision if hub.revision not in (None, "main") else commits[-1]
+        ),
+    )
+    path = tmp_path / "images.yaml"
+    path.write_text(IMAGES, encoding="utf-8")
+    places = [
+        ["name=one", "data.hub.revision=main"],
+        ["name=two"],
+        ["name=three", "data.hub.config=fine"],
+        ["name=four", "data.held_out_path=."],
+    ]
+    recipes = [load_recipe(path, [f"storage={tmp_path}", *changes]) for changes in places]
+    begun = begin(recipes, trials=2, seeds=2, name="c")
+    assert begun.plan.cautions[-1].startswith("note: three, four: other data than one's")
+    begun.write()
+    commits.append("b" * 40)
+    assert begin(recipes, trials=2, seeds=2, name="c", resume=True) == begun
+
+
 def test_every_arm_is_tuned_alike_and_each_winner_is_trained_whole_with_every_seed(recipe: Recipe):
     played = Played(steady)
     result = lead(compared(recipe), played)

@@ -1,6 +1,7 @@
 """Batches made in other processes are those made here, whatever is done to images and however the stream is cut."""
 
 import pickle
+import shutil
 from contextlib import closing
 
 import numpy as np
@@ -92,6 +93,17 @@ def test_steps_are_the_same_bit_by_bit(files, cache, augmentation, halves):
                     assert values is None or (
                         torch.equal(values, vars(other)[name]) and vars(other)[name].dtype == values.dtype
                     )
+
+
+def test_a_folder_written_like_a_hub_id_stays_a_folder_where_it_is_not(files, tmp_path, monkeypatch):
+    (tmp_path / "here").mkdir()
+    shutil.copy(files, tmp_path / "here" / "birds.parquet")
+    monkeypatch.chdir(tmp_path / "here")
+    data = ImageDataConfig.model_validate({"path": "birds.parquet", "size": 16, "cache": "never"})
+    apart = ImagesApart(open_images(data).train, data)
+    monkeypatch.chdir(tmp_path)
+    assert data.on_hub, "it would be looked for on the hub"
+    assert str(tmp_path / "here" / "birds.parquet") in apart.place(0)
 
 
 def test_labels_are_those_that_are_trained_on(files):

@@ -2,17 +2,22 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
 
+import httpx2
 import pytest
 from support.hub import serving
 from support.vision import encoded, noise, write_parquet
 
 from lowland.platform.hub_data import require_settled, with_commit
 from lowland.platform.recipe import load_recipe
-from lowland.trainers.data.images.hub_tables import split_files, tables
+from lowland.platform.recipe.dump import flatten
+from lowland.platform.runs import as_text
+from lowland.trainers.data.images.hub import _told
+from lowland.trainers.data.images.hub_tables import incomplete, split_files, tables
 from lowland.trainers.errors import DataError, RecipeError
 from lowland.trainers.recipe import is_hub_id
 
@@ -64,6 +69,42 @@ def test_a_configuration_is_asked_for_where_none_is_the_default():
         split_files(found, {}, config="fine", split="test", field="f")
 
 
+@pytest.mark.parametrize(
+    "configs",
+    [
+        "small",
+        ["small"],
+        [{"data_files": [{"split": "train"}]}],
+        [{"data_files": [["train-*"], {"path": 3}]}],
+        [{"data_files": 3}],
+    ],
+)
+def test_what_a_card_says_oddly_is_passed_over(configs):
+    paths = ["a/train/0000.parquet", "b/train/0000.parquet"]
+    if isinstance(configs, list):
+        good = {"config_name": "good", "data_files": "a/**"}
+        assert tables(paths, {"configs": [*configs, good]}) == {"good": {"train": (paths[0],)}}
+    else:
+        assert tables(paths, {"configs": configs}) == tables(paths, {})
+    two = {name: {"train": (name,)} for name in ("default", "x")}
+    assert split_files(two, {"configs": configs}, config=None, split="train", field="f") == ("default",)
+
+
+def test_numbers_in_names_tell_which_files_lack():
+    whole = ["a/train-00000-of-00002.parquet", "a/train-00001-of-00002-0f.parquet", "b.parquet", "c/0001.parquet"]
+    assert incomplete(whole) == []
+    assert incomplete([*whole, "b/train-00001-of-00003.parquet"]) == ["1 of 3 files b/train-*"]
+
+
+@pytest.mark.parametrize(
+    "error", [httpx2.ReadError, httpx2.ProxyError, httpx2.RemoteProtocolError, httpx2.InvalidURL, ConnectionError]
+)
+def test_trouble_with_the_network_is_told(error):
+    message = r"data.path = owner/birds: the hub's files cannot be had: cut off"
+    with pytest.raises(DataError, match=message), _told("owner/birds", None):
+        raise error("cut off")
+
+
 def test_what_exists_here_is_no_hub_id(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     Path("mnist").mkdir()
@@ -107,10 +148,14 @@ def test_mistakes_that_need_no_hub(tmp_path, overrides, message):
     assert message in str(caught.value)
 
 
+OLDER, NEWER = "a" * 40, "b" * 40
+
+
 def test_a_run_that_goes_on_keeps_its_commit(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
     path = tmp_path / "recipe.yaml"
     path.write_text(BASE)
-    recipe = load_recipe(path)
+    recipe, main, newer = (load_recipe(path, [f"data.hub.revision={name}"]) for name in ("null", "main", NEWER))
     asked = []
 
     def found(name, hub):
@@ -119,11 +164,26 @@ def test_a_run_that_goes_on_keeps_its_commit(tmp_path, monkeypatch):
 
     monkeypatch.setattr("lowland.trainers.data.images.hub.find_images", found)
     assert with_commit(recipe).data.hub.revision == "newest"
-    held = {"data.path": "owner/birds", "data.hub.revision": "older"}
-    assert with_commit(recipe, held).data.hub.revision == "older"
+    held = {"data.path": "owner/birds", "data.hub.revision": OLDER}
+    assert [with_commit(asks, held).data.hub.revision for asks in (recipe, main, newer)] == [OLDER, OLDER, NEWER]
     assert with_commit(recipe, {**held, "data.path": "owner/fish"}).data.hub.revision == "newest"
-    assert asked == [None, "older", None]
+    assert asked == [None, OLDER, OLDER, NEWER, None]
     assert with_commit(load_recipe(path, ["data.path=digits"])).data.hub.revision is None
+    Path("owner/birds").mkdir(parents=True)
+    assert with_commit(recipe, held).data.hub.revision == OLDER, "a folder of this name came later"
+    assert with_commit(recipe, None).data.hub.revision is None
+
+
+def test_a_run_that_began_with_a_folder_does_not_go_on_with_a_data_set_of_its_name(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    path, folder = tmp_path / "recipe.yaml", Path("owner/birds")
+    path.write_text(BASE)
+    folder.mkdir(parents=True)
+    held = as_text(flatten(load_recipe(path)))
+    assert with_commit(load_recipe(path), held).data.hub.revision is None
+    folder.rmdir()
+    with pytest.raises(DataError, match=r"data.path = owner/birds: there where the run began, and not on this node"):
+        with_commit(load_recipe(path), held)
 
 
 def test_a_worker_takes_neither_a_folder_for_a_data_set_nor_a_data_set_for_a_folder(tmp_path, monkeypatch):
@@ -210,6 +270,9 @@ def test_data_sets_are_read_from_the_hub_and_then_without_it(tmp_path):
         hub.sets["owner/closed"] = {"main": {"README.md": b"# Closed", **files}}
         hub.sets["owner/pictures"] = {"main": {"a.jpg": b""}}
         hub.gated.add("owner/closed")
+        shards = {f"train-{i:05}-of-00002.parquet": parquet(tmp_path, [i, 1]) for i in range(2)}
+        hub.sets["owner/shards"] = {"main": {"README.md": b"# Shards", **shards}}
+        part = {"path": "owner/shards", **COLUMNS}
         mistakes = {
             "owner/none": {"path": "owner/none"},
             "several": {"path": "owner/birds", **COLUMNS},
@@ -220,7 +283,7 @@ def test_data_sets_are_read_from_the_hub_and_then_without_it(tmp_path):
             "gated": {"path": "owner/closed"},
             "pictures": {"path": "owner/pictures"},
         }
-        birds, scans, *told = read(hub, tmp_path, SMALL, CONVERTED, *mistakes.values())
+        birds, scans, whole, *told = read(hub, tmp_path, SMALL, CONVERTED, part, *mistakes.values())
         assert birds[:3] == [[0, 1, 1, 0], ["hen", "owl"], [1, 1]]
         assert scans[:3] == [[1, 0, 1], ["hen", "owl"], None]
         assert not any("large.parquet" in line for line in hub.asked), "only the files of the split are fetched"
@@ -238,8 +301,15 @@ def test_data_sets_are_read_from_the_hub_and_then_without_it(tmp_path):
         assert {name: text in told[i] for i, (name, text) in enumerate(wanted.items())} == dict.fromkeys(
             wanted, True
         ), told
-    offline = read(hub, tmp_path, SMALL, CONVERTED, {"path": "owner/other"}, offline=True)
+    cache = tmp_path / "home/hub/datasets--owner--shards"
+    shutil.rmtree(cache / "trees")  # as a program that knows no listings leaves it
+    (cache / "snapshots" / whole[3] / "train-00001-of-00002.parquet").unlink()
+    offline = read(hub, tmp_path, SMALL, CONVERTED, {"path": "owner/other"}, part, offline=True)
     assert offline[:2] == [birds, scans]
+    assert "data.path = owner/shards: the cache holds only a part of it in" in offline[3]
+    assert (
+        "(1 of 2 files train-*): fetch it first, for example with `hf download --repo-type dataset owner/" in offline[3]
+    )
     assert f"not (wholly) in the cache {tmp_path}/home/hub, and HF_HUB_OFFLINE is set" in offline[2]
     # A commit that is in the cache asks no hub, as workers do while they hold GPUs.
     known, away = read(hub, tmp_path, {**SMALL, "hub": {**SMALL["hub"], "revision": birds[3]}}, {"path": "owner/other"})

@@ -1,5 +1,6 @@
 """Data sets of Hugging Face's hub: which commit a run reads, and their files on every node before it holds GPUs."""
 
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -9,10 +10,12 @@ from rich.console import Console
 from lowland.platform.cluster import Cluster
 from lowland.platform.recipe import ImageClassificationRecipe, Recipe
 from lowland.trainers.errors import DataError, UserError
+from lowland.trainers.recipe import ImageDataConfig
 
 if TYPE_CHECKING:
     from lowland.trainers.data.images.hub import HubImages
 
+_COMMIT = re.compile(r"[0-9a-f]{40}")
 _TRIES = 3
 """A node that dies while it copies is no reason to end; what it copied stays."""
 
@@ -22,21 +25,30 @@ def with_commit(recipe: Recipe, held: Mapping[str, str] | None = None) -> Recipe
 
     Args:
         recipe: of any task.
-        held: the fields of the recipe that the run had, by dotted path; where the recipe names no revision, a run
-            that goes on keeps its own.
+        held: the fields of the recipe that the run had, as texts by dotted path; a run that goes on keeps its own
+            commit, whatever has become of the branch or lies here by now, unless the recipe names another commit.
 
     Raises:
-        DataError: there is no such data set, configuration or split, or the hub cannot be asked.
+        DataError: there is no such data set, configuration or split, or the hub cannot be asked; or the run began
+            with a file or folder that is not here.
     """
-    if not isinstance(recipe, ImageClassificationRecipe) or not recipe.data.on_hub:
+    if not isinstance(recipe, ImageClassificationRecipe):
         return recipe
+    data = recipe.data
+    had = held.get("data.hub.revision") if held and held.get("data.path") == data.path else None
+    if had and _COMMIT.fullmatch(had) and not _COMMIT.fullmatch(data.hub.revision or ""):
+        data = _at(data, had)
+    if not data.on_hub:
+        return recipe
+    if had == "null" and data.hub.revision is None:
+        raise _absent(data.path)
     from lowland.trainers.data.images.hub import find_images
 
-    hub, path, held = recipe.data.hub, recipe.data.path, held or {}
-    if hub.revision is None and held.get("data.path") == path:
-        hub = hub.model_copy(update={"revision": held.get("data.hub.revision")})
-    hub = hub.model_copy(update={"revision": find_images(path, hub).commit})
-    return recipe.model_copy(update={"data": recipe.data.model_copy(update={"hub": hub})})
+    return recipe.model_copy(update={"data": _at(data, find_images(data.path, data.hub).commit)})
+
+
+def _at(data: ImageDataConfig, commit: str) -> ImageDataConfig:
+    return data.model_copy(update={"hub": data.hub.model_copy(update={"revision": commit})})
 
 
 def require_settled(recipe: Recipe) -> None:
@@ -46,10 +58,14 @@ def require_settled(recipe: Recipe) -> None:
         DataError: it is not there on this node.
     """
     if isinstance(recipe, ImageClassificationRecipe) and recipe.data.on_hub and recipe.data.hub.revision is None:
-        raise DataError(
-            f"data.path = {recipe.data.path}: there where the run began, and not on this node in {Path.cwd()}; give "
-            "the path from the root, of a place that all nodes share"
-        )
+        raise _absent(recipe.data.path)
+
+
+def _absent(path: str) -> DataError:
+    return DataError(
+        f"data.path = {path}: there where the run began, and not on this node in {Path.cwd()}; give the path from the "
+        "root, of a place that all nodes share"
+    )
 
 
 def fetch_data(recipe: Recipe, cluster: Cluster, console: Console) -> None:

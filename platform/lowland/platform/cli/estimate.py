@@ -6,7 +6,8 @@ from lowland.platform.cli.arguments import Overrides, RecipeFile
 def command(recipe: RecipeFile, overrides: Overrides = None) -> None:
     """Say what a recipe would need, without starting anything.
 
-    Parameters, memory per GPU by part at every ZeRO stage, tokens and steps, FLOPs, and a time.
+    Parameters, memory per GPU by part at every ZeRO stage, tokens and steps, FLOPs, and a time. A data set of images
+    of the hub is first copied into the hub's cache, whole.
 
     [bold]Examples[/bold]
 

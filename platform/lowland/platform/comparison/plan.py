@@ -90,7 +90,7 @@ class Plan(BaseModel):
             found.append(f"note: {named}: chosen and reported on the same held-out data, which flatters what was tuned")
         if others:
             named = ", ".join(others)
-            found.append(f"note: {named}: other data than {self.base}'s; {self.metric} compares only on the same text")
+            found.append(f"note: {named}: other data than {self.base}'s; {self.metric} compares only on the same data")
         return found
 
     def changes(self, other: "Plan") -> list[str]:

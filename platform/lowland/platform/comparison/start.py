@@ -10,7 +10,9 @@ from lowland.platform.comparison.arms import Arms, optimizer_arms, recipe_arms
 from lowland.platform.comparison.plan import Arm, Comparison, Plan, read_comparison
 from lowland.platform.comparison.stages import tuning
 from lowland.platform.hub_data import with_commit
-from lowland.platform.recipe import Recipe
+from lowland.platform.recipe import ImageClassificationRecipe, Recipe
+from lowland.platform.recipe.dump import flatten
+from lowland.platform.runs import as_text
 from lowland.platform.search.space import open_space
 from lowland.trainers.errors import DataError, UserError
 from lowland.trainers.recipe import EvaluationConfig
@@ -63,8 +65,7 @@ def begin(
         UserError: the name is taken, or there is nothing to go on with, or it is another comparison; or something is
             not what it may be.
     """
-    recipes = [with_commit(recipe) for recipe in recipes]
-    arms = optimizer_arms(recipes, spaces, optimizers) if optimizers else recipe_arms(recipes, spaces)
+    arms = _arms(recipes, spaces, optimizers)
     if seeds < 2:
         raise UserError(f"--seeds {seeds}: a spread needs at least 2, and few differences show with less than 5")
     if trials is None and budget is None:
@@ -73,9 +74,14 @@ def begin(
         raise UserError(f"--direction {direction}: minimize or maximize")
     _same(arms, "tracking.uri", lambda recipe: recipe.tracking.uri)
     _same(arms, "tracking.experiment", lambda recipe: recipe.tracking.experiment)
+    storage, name = _same(arms, "storage", lambda recipe: recipe.storage), _name(name, arms)
+    held = _held(storage, name) if resume else {}
+    # The arms of `optimizers` share one recipe, and so one commit: the first arm's.
+    recipes = [with_commit(recipe, held.get(arm)) for recipe, arm in zip(recipes, arms, strict=False)]
+    arms = _arms(recipes, spaces, optimizers)
     plan = Plan(
-        name=_name(name, arms),
-        storage=_same(arms, "storage", lambda recipe: recipe.storage),
+        name=name,
+        storage=storage,
         base=next(iter(arms)),
         arms={arm: _arm(recipe, names) for arm, (recipe, names) in arms.items()},
         metric=metric,
@@ -89,6 +95,16 @@ def begin(
     )
     _check(plan)
     return _found(plan, _at_a_time(parallel), resume=resume)
+
+
+def _arms(recipes: Sequence[Recipe], spaces: Sequence[str], optimizers: Sequence[str]) -> Arms:
+    return optimizer_arms(recipes, spaces, optimizers) if optimizers else recipe_arms(recipes, spaces)
+
+
+def _held(storage: str, name: str) -> dict[str, dict[str, str]]:
+    """The fields of each arm's recipe in the comparison of this name, as texts."""
+    there = read_comparison(storage, name)
+    return {arm: as_text(flatten(one.recipe)) for arm, one in there.plan.arms.items()} if there is not None else {}
 
 
 def _name(name: str | None, arms: Arms) -> str:
@@ -112,10 +128,20 @@ def _same(arms: Arms, field: str, value: Callable[[Recipe], str | None]) -> str:
 def _arm(recipe: Recipe, spaces: Sequence[str]) -> Arm:
     space, evaluation = open_space(spaces, recipe).space, recipe.evaluation
     if not isinstance(evaluation, EvaluationConfig):
-        return Arm(recipe=recipe, space=space, data=recipe.data.path, chosen_by={}, reported={})
+        return Arm(recipe=recipe, space=space, data=_place(recipe), chosen_by={}, reported={})
     data = _manifest(recipe.data.path)
     chosen_by, reported = _divided(recipe, evaluation, data.splits["held_out"].rows)
     return Arm(recipe=recipe, space=space, data=data.digest, chosen_by=chosen_by, reported=reported)
+
+
+def _place(recipe: Recipe) -> str:
+    """Where the data are that have no digest, held-out ones and the part of a data set of the hub included."""
+    if not isinstance(recipe, ImageClassificationRecipe):
+        return recipe.data.path
+    data = recipe.data
+    hub = [f"hub.{name}={value}" for name, value in data.hub.model_dump(exclude_defaults=True).items()]
+    held_out = [f"held_out_path={data.held_out_path}"] if data.held_out_path is not None else []
+    return ", ".join([data.path, *hub, *held_out])
 
 
 def _divided(recipe: Recipe, evaluation: EvaluationConfig, rows: int) -> tuple[dict[str, Any], dict[str, Any]]:

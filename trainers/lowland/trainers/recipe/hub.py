@@ -28,4 +28,4 @@ class HubDataConfig(Section):
     held_out_split: str | None = None
     """Split to evaluate on; null draws the held-out images from `split`."""
     revision: str | None = None
-    """Branch, tag or commit; null takes the newest commit when a run begins, and keeps it when the run goes on."""
+    """Branch, tag or commit; null takes the newest. A run keeps the commit it began with until another is named."""

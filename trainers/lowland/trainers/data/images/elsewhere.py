@@ -3,6 +3,7 @@
 from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from pathlib import Path
 from typing import Any, Protocol
 
 import numpy.typing as npt
@@ -16,6 +17,8 @@ from lowland.trainers.data.images.encoded import Encoded
 from lowland.trainers.data.images.places import places
 from lowland.trainers.data.images.sources import Columns, read_rows
 from lowland.trainers.recipe import ImageDataConfig
+from lowland.trainers.recipe.hub import is_written_as_hub_id
+from lowland.trainers.recipe.image_data import EMBEDDED
 
 Arrays = dict[str, npt.NDArray[Any]]
 """What a step is made of, by name."""
@@ -49,7 +52,7 @@ class ImagesApart(ImageSet):
     def __init__(self, images: ImageSet, config: ImageDataConfig) -> None:
         self.rows, self.labels, self.groups = images.rows, images.labels, images.groups
         self._size, self._fraction, self._pixels = images._size, images._fraction, None
-        self._squares, self._config = images.cached, config
+        self._squares, self._config = images.cached, _found_anywhere(config)
 
     @property
     def cached(self) -> bool:
@@ -75,6 +78,13 @@ class ImagesApart(ImageSet):
         except BadImageError as error:
             return error
         return torch.from_numpy(pixels)
+
+
+def _found_anywhere(config: ImageDataConfig) -> ImageDataConfig:
+    """With the whole path of a folder that elsewhere, where it is not, would be taken for a data set of the hub."""
+    if config.on_hub or config.path in EMBEDDED or not is_written_as_hub_id(config.path):
+        return config
+    return config.model_copy(update={"path": str(Path(config.path).absolute())})
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ from typing import Any
 
 import yaml
 
-from lowland.trainers.data.images.hub_tables import Splits, split_files, tables
+from lowland.trainers.data.images.hub_tables import Splits, incomplete, split_files, tables
 from lowland.trainers.errors import DataError
 from lowland.trainers.recipe import HubDataConfig
 
@@ -104,6 +104,11 @@ def _listing(name: str, revision: str | None) -> tuple[str, dict[str, Splits], d
         paths = [file.path for file in files]
     except CachedRepoTreeNotFoundError:  # another program filled the cache
         paths = [path.relative_to(folder).as_posix() for path in folder.rglob("*.parquet")]
+        if missing := incomplete(paths):
+            raise DataError(
+                f"data.path = {name}: the cache holds only a part of it in {folder} ({'; '.join(missing)}): fetch it "
+                f"first, for example with `hf download --repo-type dataset {name} --revision {found.resolved}`"
+            ) from None
     card = _metadata(folder / "README.md")
     return found.resolved, tables(paths, card), card
 
@@ -144,6 +149,7 @@ def _without_bars() -> Iterator[None]:
 @contextmanager
 def _told(name: str, revision: str | None) -> Iterator[None]:
     """Makes of what the hub's client raises what a user can act on."""
+    import httpx2
     from huggingface_hub import constants, errors
 
     place = f"data.path = {name}"
@@ -172,6 +178,6 @@ def _told(name: str, revision: str | None) -> Iterator[None]:
             f"{constants.HF_HUB_CACHE}, and {why}: fetch it first, for example with `hf download --repo-type dataset "
             f"{name}`, or give the path of a copy"
         ) from error
-    except (errors.HfHubHTTPError, OSError) as error:
+    except (httpx2.HTTPError, httpx2.InvalidURL, OSError) as error:  # HfHubHTTPError is an HTTPError
         first = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise DataError(f"{place}: the hub's files cannot be had: {first}") from error

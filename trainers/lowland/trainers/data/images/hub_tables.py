@@ -17,6 +17,7 @@ _CONVERTED = re.compile(r"[^/]+/[^/]+/\d{4}\.parquet")
 """CONFIG/SPLIT/NNNN.parquet, as the hub lays out what it converted itself."""
 _SHARD = re.compile(r"(?:.*/)?(\w+)-\d{5}-of-\d{5}[^/]*\.parquet")
 """SPLIT-NNNNN-of-NNNNN.parquet, as Hugging Face's library writes it; a hash may follow."""
+_NUMBERED = re.compile(r"(?P<set>.*)-(?P<number>\d{5})-of-(?P<of>\d{5})[^/]*\.parquet")
 _WORDS = {
     "train": ("train", "training"),
     "validation": ("validation", "valid", "val", "dev"),
@@ -34,7 +35,7 @@ def tables(paths: Iterable[str], card: Mapping[str, Any]) -> dict[str, Splits]:
             folders or names of files do, by Hugging Face's conventions.
     """
     parquet = sorted(path for path in paths if path.endswith(".parquet"))
-    said = [entry for entry in card.get("configs") or () if isinstance(entry, dict)]
+    said = _entries(card)
     found: dict[str, Splits]
     if said:
         found = {str(entry.get("config_name", DEFAULT)): _said(parquet, entry) for entry in said}
@@ -70,10 +71,24 @@ def split_files(
     return splits[split]
 
 
+def incomplete(paths: Iterable[str]) -> list[str]:
+    """What lacks of shards that are numbered -NNNNN-of-MMMMM, a text for each set of them."""
+    sets = dict[tuple[str, int], set[str]]()
+    for match in filter(None, map(_NUMBERED.fullmatch, paths)):
+        sets.setdefault((match["set"], int(match["of"])), set()).add(match["number"])
+    return [f"{len(there)} of {of} files {name}-*" for (name, of), there in sets.items() if len(there) < of]
+
+
+def _entries(card: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """The card's `configs`, without what is not written as one."""
+    configs = card.get("configs")
+    return [entry for entry in configs if isinstance(entry, dict)] if isinstance(configs, list) else []
+
+
 def _default(found: Mapping[str, Splits], card: Mapping[str, Any]) -> str:
     if len(found) == 1:
         return next(iter(found))
-    marked = [str(entry.get("config_name")) for entry in card.get("configs") or () if entry.get("default")]
+    marked = [str(entry.get("config_name", DEFAULT)) for entry in _entries(card) if entry.get("default")]
     name = next((name for name in (*marked, DEFAULT) if name in found), None)
     if name is None:
         raise DataError(
@@ -87,17 +102,23 @@ def _said(parquet: Sequence[str], entry: Mapping[str, Any]) -> Splits:
     folder, files = str(entry.get("data_dir") or "").strip("/"), entry.get("data_files")
     if files is None:
         return _by_name([path for path in parquet if not folder or path.startswith(f"{folder}/")])
-    if isinstance(files, str) or (isinstance(files, list) and all(isinstance(file, str) for file in files)):
-        files = [{"split": "train", "path": files}]
+    if _patterns(files):
+        files = [{"path": files}]
     elif isinstance(files, dict):
         files = [{"split": split, "path": path} for split, path in files.items()]
     found = dict[str, tuple[str, ...]]()
-    for part in files:
-        patterns = [part["path"]] if isinstance(part["path"], str) else part["path"]
+    for part in files if isinstance(files, list) else ():
+        patterns = _patterns(part.get("path")) if isinstance(part, dict) else []
         matched = [path for path in parquet if any(_matches(path, folder, pattern) for pattern in patterns)]
         if matched:
             found[str(part.get("split", "train"))] = tuple(matched)
     return found
+
+
+def _patterns(value: Any) -> list[str]:
+    """One pattern or a list of them; none if it is something else, as cards of any hand may have."""
+    patterns = value if isinstance(value, list) else [value]
+    return patterns if all(isinstance(pattern, str) for pattern in patterns) else []
 
 
 def _matches(path: str, folder: str, pattern: str) -> bool:
