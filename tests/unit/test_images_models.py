@@ -95,6 +95,35 @@ def test_passes_of_a_step_count_as_one_and_other_passes_not_at_all():
     assert torch.equal(own[1].running_mean, before)
 
 
+class BatchNormAct2d(nn.BatchNorm2d):
+    """As timm's of this name."""
+
+    def __init__(self, channels):
+        super().__init__(channels)
+        self.drop, self.act = nn.Identity(), nn.ReLU()
+
+    def forward(self, images):
+        return self.act(self.drop(super().forward(images)))
+
+
+def test_batch_norm_with_an_activation_behind_it():
+    plain, own = (nn.Sequential(BatchNormAct2d(3)) for _ in range(2))
+    use_step_batch_norm(own, synchronised=False)
+    images = torch.randn(4, 3, 5, 5)
+    assert torch.equal(own(images), plain(images))
+    assert not torch.equal(own[0].running_mean, plain[0].running_mean), "nothing moves before the step is done"
+    settle(own, applied=True)
+    assert own.state_dict().keys() == plain.state_dict().keys()
+    torch.testing.assert_close(own[0].running_mean, plain[0].running_mean)
+
+
+@pytest.mark.parametrize("layer", [nn.BatchNorm1d(2), nn.BatchNorm3d(2), nn.SyncBatchNorm(2)])
+def test_batch_norm_that_would_differ_between_workers_is_refused(layer):
+    network = nn.Sequential(nn.BatchNorm2d(2), nn.Sequential(layer))
+    with pytest.raises(RecipeError, match=rf"its layer 1.0 is a {type(layer).__name__}, whose running averages"):
+        use_step_batch_norm(network, synchronised=False)
+
+
 def test_a_compiled_network_is_the_same_in_one_graph():
     recipe, how = ImageModelConfig(architecture="wide-resnet-10-1"), seen(8)
     plain, compiled = (build_image_classifier(recipe, how, dtype=torch.float32, seed=1) for _ in range(2))

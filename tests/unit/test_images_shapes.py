@@ -71,6 +71,13 @@ def test_a_recipe_names_them():
     assert of_grounds.groups.names == ("land", "water")
 
 
+def test_those_held_out_are_held_out_by_name_too():
+    shapes = {"shapes": SMALL.model_dump(), "group_column": "group", "threads": 1}
+    opened = open_images(config(data={"path": "shapes", "held_out_path": "shapes", **shapes}).data)
+    found = opened.held_out.pixels(np.arange(80)).permute(0, 2, 3, 1)
+    assert np.array_equal(found, make_shapes(SMALL, held_out=True).pixels)
+
+
 @pytest.mark.parametrize(
     ("data", "images"),
     [

@@ -1,5 +1,7 @@
 """CoBalT: concepts that are found without labels, weights that balance them, and trainings in which they do."""
 
+import gc
+import weakref
 from dataclasses import dataclass
 
 import pytest
@@ -19,6 +21,8 @@ from lowland.trainers.tasks import build_task
 from lowland.trainers.world import World
 
 ONE_PATCH = {**WITHOUT_NORM, "model": {"config": {**WITHOUT_NORM["model"]["config"], "patch_size": 8}}}
+SWIN_SIZES = {"model_type": "swin", "embed_dim": 8, "depths": [1, 1], "num_heads": [2, 2], "patch_size": 1}
+SWIN = {**WITHOUT_NORM, "model": {"config": {**SWIN_SIZES, "window_size": 2}}}
 ALONE = World.current(torch.device("cpu"))
 
 
@@ -84,6 +88,7 @@ def test_the_same_cells_give_the_same_centres():
         (lambda: wide_resnet(10, 1, channels=1, classes=3), (2, 4, 64)),
         (lambda: resnet_cifar(18, channels=1, classes=3), (2, 4, 256)),  # the last stage has a single cell
         (lambda: build_task(config(**WITHOUT_NORM), ALONE).build_module().network, (2, 4, 24)),  # no class token
+        (lambda: build_task(config(**SWIN), ALONE).build_module().network, (2, 16, 16)),  # its pooled tokens are no map
     ],
 )
 def test_the_last_map_of_several_cells_is_seen(network, cells):
@@ -130,7 +135,9 @@ def test_it_balances_alone():
             for part in [rows[i : i + 7]]
         ]
 
-    method = CoBalT(images, labels, examples=5, concepts=2, start=3, network=Colours())
+    network, other = Colours(), Colours()
+    kept = [weakref.ref(network), weakref.ref(other)]
+    method = CoBalT(images, labels, examples=5, concepts=2, start=3, network=network)
     method.build(nn.Linear(1, 1), Problem(2, (20, 10), 0, (3, 4, 4), seed=0))
     method.attach(None, ALONE)
     method.begin_step(2)
@@ -140,8 +147,11 @@ def test_it_balances_alone():
     assert method.sampling.start == 20
     assert method.sampling.weights.tolist() == pytest.approx([10 / 18] * 18 + [5] * 2 + [1] * 10)
     assert method.metrics()["largest_weight"] == pytest.approx(5)
-    again = CoBalT(images, labels, examples=5, concepts=2, start=3, network=Colours())
+    again = CoBalT(images, labels, examples=5, concepts=2, start=3, network=other)
     again.load_state(method.state())
+    del network, other
+    gc.collect()
+    assert [each() for each in kept] == [None, None], "a network is not kept once its concepts are found"
     again.begin_step(7)
     assert again.sampling.start == 20
     assert again.sampling.weights.tolist() == method.sampling.weights.tolist()
@@ -189,6 +199,7 @@ def test_concepts_of_another_network(digits, tmp_path):
     ("method", "changes", "message"),
     [
         ({"start": "1%"}, {}, r"start = 1%: is step 0, where the network has learnt nothing"),
+        ({"start": "5 steps"}, {}, r"start = 5 steps: is step 5, and the training has 6, so that no step would come"),
         ({"concepts": 100}, {}, r"concepts = 100: there are 86 training images; lower it"),
         ({}, ONE_PATCH, r"makes no map of several cells of images of 8 x 8 pixels: raise data.size"),
     ],

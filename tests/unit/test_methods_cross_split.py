@@ -58,8 +58,12 @@ def test_labels_are_corrected_and_sharpened_by_hand():
     found = corrected(label, prediction, torch.tensor([0.25]))
     assert found[0].tolist() == pytest.approx([0.8, 0.2])
     assert sharpened(found, 0.5)[0].tolist() == pytest.approx([0.64 / 0.68, 0.04 / 0.68])
-    torch.testing.assert_close(sharpened(found, 1.0), found)
+    assert torch.equal(sharpened(found, 1.0), found)
     assert sharpened(found, 0.01)[0].tolist() == pytest.approx([1, 0])
+    flat = torch.full((1, 100), 0.01)
+    for temperature in (0.5, 0.04, 1e-3):
+        torch.testing.assert_close(sharpened(flat, temperature), flat)
+    assert sharpened(torch.tensor([[0.0, 0.004, 0.996]]), 0.01)[0].tolist() == [0, 0, 1]
 
 
 def test_imbalance_and_mean_predictions_by_hand():

@@ -224,6 +224,11 @@ def _cobalt(config: recipes.CoBalTConfig, setting: Setting) -> Method:
             f"methods: cobalt.start = {config.start}: is step 0, where the network has learnt nothing to find concepts "
             "by: start later, or give the network of another training as cobalt.path"
         )
+    if start >= setting.total_steps - 1:
+        raise RecipeError(
+            f"methods: cobalt.start = {config.start}: is step {start}, and the training has {setting.total_steps}, so "
+            "that no step would come after it, and none be balanced: start earlier, or lengthen the training"
+        )
     return CoBalT(
         setting.images,
         setting.labels,

@@ -103,6 +103,7 @@ class CoBalT(Method):
         """Finds the concepts, once; collective."""
         if self._concepts is None and step >= self._start:
             self._concepts = self._found()
+            self._network = None  # no longer needed, and as large as the trained one
             self._balance((step + 1) * self._examples)
 
     def _balance(self, first_example: int) -> None:
@@ -176,7 +177,7 @@ class CoBalT(Method):
                 f"it has {found.shape[1]} concepts of {len(found)} images, this run has {self._count} of "
                 f"{len(self._labels)}; go on with that one, or start anew under another name"
             )
-        self._concepts = found
+        self._concepts, self._network = found, None
         self._balance(int(state["first_example"]))
 
     def metrics(self) -> dict[str, float]:

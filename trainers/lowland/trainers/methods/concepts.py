@@ -86,6 +86,8 @@ def _directions(cells: Tensor) -> Tensor:
 class FeatureMap:
     """The last feature map that the latest forward pass made."""
 
+    channels_last: bool = False
+    """Whether maps are [B, H, W, d], as in some networks of timm."""
     _values: Tensor | None = None
 
     @property
@@ -103,14 +105,19 @@ class FeatureMap:
     def _see(self, module: nn.Module, given: Any, made: Any) -> None:
         if not isinstance(made, Tensor) or not made.is_floating_point():
             return
-        if (made.dim() == 4 and made[0, 0].numel() > 1) or (made.dim() == 3 and made.shape[1] > 2):
+        if made.dim() == 4 and self.channels_last:
+            made = made.permute(0, 3, 1, 2)
+        # What has a width of 1 is no map: pooled tokens [B, d, 1], or a single cell [B, 1, 1, d].
+        is_map = made.dim() == 4 and made[0, 0].numel() > 1 and made.shape[1] > 1
+        if is_map or (made.dim() == 3 and made.shape[1] > 2 and made.shape[2] > 1):
             self._values = made
 
 
 @contextmanager
 def feature_map(network: nn.Module) -> Iterator[FeatureMap]:
     """Sees the last map [B, d, H, W], or tokens [B, T, d], of each forward pass inside."""
-    seen = FeatureMap()
+    own = (getattr(module, "timm_model", None) for module in network.modules())
+    seen = FeatureMap(any(getattr(each, "output_fmt", None) == "NHWC" for each in own))
     hooks = [module.register_forward_hook(seen._see) for module in network.modules()]
     try:
         yield seen

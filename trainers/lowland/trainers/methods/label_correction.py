@@ -46,7 +46,10 @@ def corrected(labels: Tensor, predictions: Tensor, beta: Tensor) -> Tensor:
 
 def sharpened(probabilities: Tensor, temperature: float) -> Tensor:
     """p^(1/T) / sum p^(1/T), [n, K]: as it is at T = 1, towards one-hot for smaller T."""
-    powers = probabilities ** (1 / temperature)
+    if temperature == 1:
+        return probabilities
+    # The largest is 1 then: without that, all powers of small probabilities would round to 0.
+    powers = (probabilities / probabilities.amax(dim=1, keepdim=True)) ** (1 / temperature)
     return powers / powers.sum(dim=1, keepdim=True)
 
 

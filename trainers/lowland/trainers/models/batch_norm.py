@@ -21,6 +21,9 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.autograd import Function
 from torch.nn import functional
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from lowland.trainers.errors import RecipeError
 
 
 class StepBatchNorm2d(nn.BatchNorm2d):
@@ -95,15 +98,29 @@ class StepBatchNormAct2d(StepBatchNorm2d):
 
 
 def use_step_batch_norm(module: nn.Module, *, synchronised: bool) -> nn.Module:
-    """The module with every `nn.BatchNorm2d` in it replaced; names and values of parameters and buffers stay."""
+    """The module with every `nn.BatchNorm2d` in it replaced; names and values of parameters and buffers stay.
+
+    Raises:
+        RecipeError: it has BatchNorm of another kind.
+    """
+    _replace(module, synchronised=synchronised)
+    for name, layer in module.named_modules():
+        if isinstance(layer, _BatchNorm) and not isinstance(layer, StepBatchNorm2d):
+            raise RecipeError(
+                f"model: its layer {name} is a {type(layer).__name__}, whose running averages would differ between "
+                "workers; of BatchNorm only BatchNorm2d, over images, can be trained: take another network"
+            )
+    return module
+
+
+def _replace(module: nn.Module, *, synchronised: bool) -> None:
     for name, child in module.named_children():
         if type(child) is nn.BatchNorm2d:
             setattr(module, name, StepBatchNorm2d(child, synchronised=synchronised))
         elif isinstance(child, nn.BatchNorm2d) and type(child).__name__ == "BatchNormAct2d":  # timm need not be there
             setattr(module, name, StepBatchNormAct2d(child, synchronised=synchronised))
         else:
-            use_step_batch_norm(child, synchronised=synchronised)
-    return module
+            _replace(child, synchronised=synchronised)
 
 
 @torch.no_grad()

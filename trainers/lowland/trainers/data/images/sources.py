@@ -68,9 +68,10 @@ def read_sources(config: ImageDataConfig) -> tuple[Rows, Rows | None]:
     found, columns = places(config), Columns.of(config)
     shapes = config.shapes or ShapesConfig()
     rows = read_rows(found.path, columns, shapes)
-    if found.held_out is not None:
+    if found.held_out not in (None, SHAPES):
         return rows, read_rows(found.held_out, columns, shapes)
-    return rows, _shapes(shapes, columns, held_out=True) if config.path == SHAPES else None
+    of_shapes = SHAPES in (found.held_out, config.path)
+    return rows, _shapes(shapes, columns, held_out=True) if of_shapes else None
 
 
 def read_rows(path: Place, columns: Columns, shapes: ShapesConfig | None = None) -> Rows:
