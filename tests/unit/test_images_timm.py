@@ -87,6 +87,10 @@ def test_pretrained_weights_are_read_from_timms_folders(tmp_path):
 def test_networks_that_do_not_go_with_the_images(tmp_path):
     with pytest.raises(RecipeError, match=r"timm/resnet19: timm .* has no such network; nearest: resnet1"):
         build(architecture="timm/resnet19")
+    with pytest.raises(
+        RecipeError, match=r"timm/resnet18.foo: timm .* has no such tag; give resnet18 or .*resnet18.a1"
+    ):
+        build(architecture="timm/resnet18.foo")
     with pytest.raises(RecipeError, match=r"model.timm_arguments: timm's resnet18 refuses them: .*wings"):
         build(architecture="timm/resnet18", timm_arguments={"wings": 2})
     pretrained(tmp_path, "vit_tiny_patch16_224", fixed_input_size=True)

@@ -45,6 +45,14 @@ def require_timm(name: str) -> None:
         near = ", ".join(get_close_matches(name, timm.list_models(), n=3))
         hint = f"; nearest: {near}" if near else ""
         raise RecipeError(f"model.architecture = timm/{name}: timm {timm.__version__} has no such network{hint}")
+    try:
+        timm.get_pretrained_cfg(name)  # unlike the above it looks at the tag
+    except RuntimeError as error:
+        bare = name.partition(".")[0]
+        tags = ", ".join(timm.list_pretrained(f"{bare}.*"))
+        raise RecipeError(
+            f"model.architecture = timm/{name}: timm {timm.__version__} has no such tag; give {bare} or one of: {tags}"
+        ) from error
 
 
 def timm_network(config: PretrainedConfig) -> nn.Module:
