@@ -22,7 +22,7 @@ from support.training import weights
 pytestmark = [pytest.mark.ray, pytest.mark.timeout(1800)]
 
 NOISE = re.compile(r"pid=|ip=|ray::|warning|traceback|deprecated|\bINFO\b|\bERROR\b", re.IGNORECASE)
-PATIENCE = 300.0
+PATIENCE = 600.0
 """Seconds for a cluster to start on a machine that does much else."""
 TOKEN = "LOWLAND_TEST_COMMAND"
 """Environment variable by which the processes of a command are found; all of them inherit it."""
