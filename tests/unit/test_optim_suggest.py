@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
@@ -135,6 +135,7 @@ def test_schedule_free_sgd_moves_z_as_momentum_moves_weights() -> None:
     st.floats(0, 0.99),
     st.floats(-1, 1),
 )
+@example("lion", "adamw", 1.0, 0.984375, 0.0)
 def test_every_method_has_a_rule_and_every_suggestion_is_in_its_range(
     method: str, known: Any, lr: float, beta: float, cosine: float
 ) -> None:

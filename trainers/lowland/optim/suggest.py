@@ -132,7 +132,7 @@ def _lion(given: _Given) -> tuple[float, float, float, str]:
     The authors (2302.06675, section 5) advise eta / 10 to eta / 3, with weight decay three to ten times as large.
     """
     reason = "equal size for uncorrelated gradients; multiply weight_decay by known lr / this lr"
-    return given.noise, 0.1, max(1 / 3, given.noise), reason
+    return given.noise, min(0.1, given.noise), max(1 / 3, given.noise), reason
 
 
 def _critical_momenta(given: _Given) -> tuple[float, float, float, str]:
