@@ -135,7 +135,8 @@ def test_schedule_free_sgd_moves_z_as_momentum_moves_weights() -> None:
     st.floats(0, 0.99),
     st.floats(-1, 1),
 )
-@example("lion", "adamw", 1.0, 0.984375, 0.0)
+@example("lion", "adamw", 1.0, 0.99, 0.0)
+@example("critical_momenta", "adamw", 1.0, 0.99, 0.0)
 def test_every_method_has_a_rule_and_every_suggestion_is_in_its_range(
     method: str, known: Any, lr: float, beta: float, cosine: float
 ) -> None:

@@ -142,7 +142,7 @@ def _critical_momenta(given: _Given) -> tuple[float, float, float, str]:
     eta / 10.
     """
     reason = "equal size for uncorrelated gradients: it divides by the root mean square of the momentum itself"
-    return given.noise, 0.1, 1.0, reason
+    return given.noise, min(0.1, given.noise), 1.0, reason
 
 
 def _critical_gradients_adamw(_: _Given) -> tuple[float, float, float, str]:
