@@ -23,7 +23,11 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Leaves out what is marked `full`, unless it is asked for."""
+    """Leaves out what is marked `full`, unless it is asked for; puts what needs ranks last.
+
+    Ranks stay to the end of the session, and threads of gloo's that wait for messages take two thirds of a core.
+    """
+    items.sort(key=lambda item: "distributed" in item.path.parts)
     if config.getoption("--full"):
         return
     left_out = [item for item in items if item.get_closest_marker("full")]
