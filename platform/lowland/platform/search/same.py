@@ -17,8 +17,6 @@ from lowland.trainers.errors import UserError
 
 _MOST = 6
 """Differences that are shown."""
-
-
 _AT_THE_BEGINNING = {"warm_start": "--warm-start", "related": "--related", "known_lr": "--known-lr"}
 """What only a new search can take."""
 

@@ -75,7 +75,6 @@ def begin(
         raise UserError(
             f"study {recipe.name!r} exists ({there.status}); go on with it by --resume, or choose another --name"
         )
-    recipe = with_commit(recipe)
     if trials is None and budget is None:
         raise UserError("a search needs an end: give --trials, --budget, or both")
     from lowland.platform.search.compatibility import check, read_objectives
@@ -88,6 +87,7 @@ def begin(
     if database is not None:
         database = database_of(database)
         whole(redact(database), DATABASE)  # who goes on with the search needs its password
+    recipe = with_commit(recipe)
     setting = Setting(
         recipe=recipe,
         space=open_space(spaces, recipe).space if known_lr is None else _informed(spaces, recipe, known_lr),

@@ -65,8 +65,8 @@ class MultiFidelitySampler(BaseSampler):
     Trials with infinite values or broken constraints are unusable.  Costs come from the trials' accounts
     (`observations.COSTS`).
 
-    Spaces that are mostly categorical are left to Optuna's TPE.  A proposal takes some 0.04 s at 50 measurements and
-    0.3 s at 300, on one core.
+    Spaces that are mostly categorical are left to Optuna's TPE.  A proposal costs O(n^3) in the measurements;
+    `benchmarks/search_efficiency.py` prints its seconds.
 
     Args:
         space: the parameters.
