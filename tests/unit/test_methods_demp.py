@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch import nn
 from torch.nn import functional as F
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from lowland.optim import Layout
 from lowland.trainers.engines.engine import StatePiece
@@ -13,7 +14,7 @@ from lowland.trainers.engines.torch_engine import TorchEngine
 from lowland.trainers.errors import RecipeError
 from lowland.trainers.methods.base import Outputs, Problem
 from lowland.trainers.methods.demp import DemP, one_cycle
-from lowland.trainers.methods.noise import normal_at
+from lowland.trainers.methods.noise import normal_at, normal_in_a_row
 from lowland.trainers.methods.stack import Methods
 from lowland.trainers.models.resnets import resnet_cifar, wide_resnet
 from lowland.trainers.models.units import fit_units, removable_units, sliced, without_units
@@ -97,6 +98,47 @@ def test_noise_is_standard_normal_and_a_function_of_its_place():
     assert torch.equal(normal_at(3, 5, torch.arange(1000, 1010)), numbers[1000:1010])
     for other in (normal_at(4, 5, torch.arange(10)), normal_at(3, 6, torch.arange(10))):
         assert not torch.equal(other, numbers[:10])
+
+
+@pytest.mark.parametrize("chunk", [4, 1 << 20])
+def test_noise_in_a_row_is_that_of_its_pieces(chunk, monkeypatch):
+    monkeypatch.setattr("lowland.trainers.methods.noise._CHUNK", chunk)
+    streams, starts, sizes = [5, -2, 5], [0, 3, 7], [6, 1, 4]
+    row = normal_in_a_row(3, streams, starts, sizes, torch.device("cpu"))
+    pieces = [
+        normal_at(3, stream, torch.arange(start, start + size))
+        for stream, start, size in zip(streams, starts, sizes, strict=True)
+    ]
+    assert torch.equal(row, torch.cat(pieces))
+
+
+class Operations(TorchDispatchMode):
+    """Notes what is computed; views are not."""
+
+    def __init__(self):
+        super().__init__()
+        self.names = []
+
+    def __torch_dispatch__(self, function, types, arguments=(), keywords=None):
+        if not function.is_view:
+            self.names.append(str(function))
+        return function(*arguments, **(keywords or {}))
+
+
+def test_a_step_waits_for_nothing_and_does_as_much_in_deep_networks():
+    done = []
+    for depth in (10, 22):
+        network, method = wide_resnet(depth, 1, channels=2, classes=3), DemP(0.1, 1e-3, span=9, every=3)
+        engine = trained(network, method, 3)
+        method.begin_step(3)
+        network(IMAGES)
+        with Operations() as operations:
+            method.after_step(engine, WORLD, None)
+            method.after_all(engine)
+        done.append(operations.names)
+    assert done[0] == done[1]
+    assert not any("_local_scalar_dense" in name or "nonzero" in name for name in done[0])
+    assert len(done[0]) < 80
 
 
 def test_strength_zero_is_plain_training_bit_by_bit():
@@ -213,7 +255,7 @@ def test_units_are_live_by_the_first_pass_of_a_step():
         with torch.no_grad():
             network[0][1].bias[1] = 1e3
         network(IMAGES)
-        assert bool(method._live["0.0"][1]) == (number == 1)
+        assert bool(method._highest["0.0"][1] > 0) == (number == 1)
 
 
 def test_the_penalty_pulls_scales_to_zero():

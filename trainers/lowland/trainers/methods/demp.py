@@ -12,11 +12,12 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from lowland.trainers.engines import Engine, StatePiece
+from lowland.trainers.engines import Engine
 from lowland.trainers.errors import RecipeError
 from lowland.trainers.methods.base import GlobalBatch, Method, Outputs, Problem
+from lowland.trainers.methods.elements import Elements, flags_of
 from lowland.trainers.methods.flops import Multiplications
-from lowland.trainers.methods.noise import normal_at
+from lowland.trainers.methods.noise import normal_in_a_row
 from lowland.trainers.models.units import Units, removable_units, sliced
 from lowland.trainers.world import World
 
@@ -43,6 +44,8 @@ class DemP(Method):
     is removed: its weights and their optimizer state are kept at 0, and the exported model does not have it.  One unit
     of each layer is always left.
 
+    A step takes a few operations for all weights together and waits for no result of them; a removal waits once.
+
     Args:
         strength: peak of the penalty on the sum of |scale| of the norms of removable units.
         noise: peak of the deviation of the noise that is added to trainable weights after each step, not times the
@@ -58,12 +61,19 @@ class DemP(Method):
         self._step, self._seed = 0, 0
         self.units: list[Units] = []
         self._network: nn.Module | None = None
-        self._prefix = ""
-        self._live: dict[str, Tensor] = {}
-        self._fired: dict[str, Tensor] = {}
-        self.kept: dict[str, Tensor] = {}
-        """By producer, bool [count]: the units that were not removed."""
+        self._norms: list[nn.Module] = []
+        self._highest: dict[str, Tensor] = {}
+        # Of all units, one behind the other: live in the last step, live since the last removal, and not removed.
+        self._live = self._fired = self._kept = torch.empty(0, dtype=torch.bool)
+        self._elements: Elements | None = None
+        self._numbers: dict[str, int] = {}
+        self._masks: list[Tensor | None] | None = None
         self._cost: Multiplications | None = None
+
+    @property
+    def kept(self) -> dict[str, Tensor]:
+        """By producer, bool [count]: the units that were not removed."""
+        return flags_of(self.units, self._kept)
 
     def build(self, network: nn.Module, problem: Problem) -> None:
         """Finds the units and watches their ReLUs."""
@@ -76,113 +86,118 @@ class DemP(Method):
                 "model, or remove it"
             )
         self._cost = Multiplications(network, problem.shape)
+        self._norms = [network.get_submodule(units.norm) for units in self.units if units.norm is not None]
+        self._kept = torch.ones(sum(units.count for units in self.units), dtype=torch.bool)
+        self._live, self._fired = self._kept.clone(), torch.zeros_like(self._kept)
         for units in self.units:
-            self.kept[units.producer] = torch.ones(units.count, dtype=torch.bool)
-            self._fired[units.producer] = torch.zeros(units.count, dtype=torch.bool)
-            self._watch(units)
+            self._watch(network.get_submodule(units.relu), units.producer)
 
-    def _watch(self, units: Units) -> None:
-        assert self._network is not None
-
+    def _watch(self, relu: nn.Module, producer: str) -> None:
         def note(module: nn.Module, inputs: object, output: Tensor) -> None:
             if module.training and self.first_pass:
-                live = (output.detach() > 0).transpose(0, 1).flatten(1).any(dim=1)
-                before = self._live.get(units.producer)
-                self._live[units.producer] = live if before is None else before | live
+                highest = output.detach().amax(dim=[0, *range(2, output.dim())])
+                before = self._highest.get(producer)
+                self._highest[producer] = highest if before is None else torch.maximum(before, highest)
 
-        self._network.get_submodule(units.relu).register_forward_hook(note)
+        relu.register_forward_hook(note)
 
     def attach(self, engine: Engine, world: World) -> None:
-        """Notes under which prefix the engine's module has the network."""
-        self._prefix = next(name for name, module in engine.module.named_modules() if module is self._network)
-        self._prefix += "." if self._prefix else ""
+        """Forgets where another engine's pieces lay."""
+        self._elements = self._masks = None
 
     def begin_step(self, step: int) -> None:
-        """Forgets which units were live."""
-        self._step, self._live = step, {}
+        """Forgets what units let through."""
+        self._step, self._highest = step, {}
 
     def extra(self, outputs: Outputs) -> Tensor:
         """The penalty, once for each example, so that its mean is the penalty."""
-        assert self._network is not None
         total = torch.zeros((), device=outputs.losses.device)
-        for units in self.units:
-            if units.norm is not None:
-                scale = self._network.get_submodule(units.norm).weight
-                assert isinstance(scale, Tensor)
-                total = total + scale.float().abs().sum()
+        if self._norms:
+            total = torch.cat([norm.get_parameter("weight").float() for norm in self._norms]).abs().sum()
         return one_cycle(self._step, self._span, self._strength) * total.expand(len(outputs.losses))
 
     @torch.no_grad()
     def after_step(self, engine: Engine, world: World, batch: GlobalBatch | None) -> None:
         """Noise, and removal if it is due."""
-        self._agree(world)
-        for producer, live in self._live.items():
-            self._fired[producer] |= live
+        self._live = self._agreed(world)
+        self._fired = self._fired.to(self._live.device) | self._live
         if (self._step + 1) % self._every == 0:
             self._remove()
         deviation = one_cycle(self._step, self._span, self._noise)
         if deviation == 0:
             return
-        shapes = _shapes(engine)
-        numbers = {name: index for index, name in enumerate(sorted(shapes))}
-        for piece in engine.pieces():
-            name = piece.name.removeprefix(self._prefix)
-            row, column, places = _indices(piece, shapes[piece.name])
-            stream = self._step * len(numbers) + numbers[piece.name]
-            noise = normal_at(self._seed, stream, places) * deviation
-            if (alive := self._of(name, self._live, row, column)) is not None:
-                noise = noise * alive
-            piece.tensors["weight"].add_(noise.view(piece.tensors["weight"].shape))
+        weights = [piece.tensors["weight"] for piece in engine.pieces()]
+        elements = self._placed(engine)
+        streams = [self._step * len(self._numbers) + self._numbers[name] for name in elements.names]
+        noise = normal_in_a_row(self._seed, streams, elements.starts, elements.sizes, elements.device)
+        noise.mul_(deviation).mul_(elements.of(self._live))
+        parts = [part.view_as(weight) for part, weight in zip(elements.cut(noise), weights, strict=True)]
+        torch._foreach_add_(weights, parts)
 
     @torch.no_grad()
     def after_all(self, engine: Engine) -> None:
         """Removed units back to 0."""
-        shapes = _shapes(engine)
-        for piece in engine.pieces():
-            name = piece.name.removeprefix(self._prefix)
-            row, column, _ = _indices(piece, shapes[piece.name])
-            if (kept := self._of(name, self.kept, row, column)) is not None:
-                for tensor in piece.tensors.values():
-                    tensor.mul_(kept.view(tensor.shape))
+        if self._masks is None:
+            self._masks = self._masks_of(self._placed(engine))
+        tensors, masks = [], []
+        for piece, mask in zip(engine.pieces(), self._masks, strict=True):
+            if mask is not None:
+                tensors += piece.tensors.values()
+                masks += [mask.view_as(tensor) for tensor in piece.tensors.values()]
+        if tensors:
+            torch._foreach_mul_(tensors, masks)
         engine.masters_changed()
 
-    def _agree(self, world: World) -> None:
-        """A unit that was live on any rank is live on all."""
-        names = sorted(self._live)
-        joined = torch.cat([self._live[name] for name in names]).to(torch.uint8)
-        if world.size > 1:
-            dist.all_reduce(joined, op=dist.ReduceOp.MAX)
-        sizes = [len(self._live[name]) for name in names]
-        self._live = {name: part.bool().cpu() for name, part in zip(names, joined.split(sizes), strict=True)}
+    def _placed(self, engine: Engine) -> Elements:
+        """Where the pieces' elements belong, found once."""
+        if self._elements is None:
+            named = dict(engine.module.named_parameters())
+            prefix = next(name for name, module in engine.module.named_modules() if module is self._network)
+            prefix += "." if prefix else ""
+            self._numbers = {name: index for index, name in enumerate(sorted(named))}
+            shapes = {name: tuple(getattr(p, "ds_shape", p.shape)) for name, p in named.items()}
+            self._elements = Elements(list(engine.pieces()), shapes, prefix, self.units)
+        return self._elements
+
+    def _masks_of(self, elements: Elements) -> list[Tensor | None]:
+        """By piece, bool: what is not removed of it; None is all."""
+        cut = {name for one in self.units if not bool(self.kept[one.producer].all()) for name in one.tensors()}
+        if not cut:
+            return [None] * len(elements.names)
+        masks = zip(elements.cut(elements.of(self._kept)), elements.inside, strict=True)
+        return [mask if name in cut else None for mask, name in masks]
+
+    def _agreed(self, world: World) -> Tensor:
+        """Bool [units]: live on any rank, the same on all."""
+        live = torch.cat([self._highest[units.producer] for units in self.units]) > 0
+        if world.size == 1:
+            return live
+        joined = live.to(torch.uint8)
+        dist.all_reduce(joined, op=dist.ReduceOp.MAX)
+        return joined.bool()
 
     def _remove(self) -> None:
-        for producer, fired in self._fired.items():
-            left = self.kept[producer] & fired
+        left = self._kept & self._fired.cpu()
+        for kept, still in zip(self.kept.values(), flags_of(self.units, left).values(), strict=True):
             # A layer without any unit would be no layer.
-            self.kept[producer] = left if bool(left.any()) else self.kept[producer]
-            self._fired[producer] = torch.zeros_like(fired)
-
-    def _of(self, name: str, flags: Mapping[str, Tensor], row: Tensor, column: Tensor) -> Tensor | None:
-        """The flags of the units that each element of a parameter belongs to, all of which must hold; None: to none."""
-        found: Tensor | None = None
-        for units in self.units:
-            dimension = units.tensors().get(name)
-            if dimension is None or units.producer not in flags:
-                continue
-            own = flags[units.producer].to(row.device)[row if dimension == 0 else column]
-            found = own if found is None else found & own
-        return found
+            if bool(still.any()):
+                kept.copy_(still)
+        self._fired = torch.zeros_like(self._fired)
+        self._masks = None
 
     def state(self) -> dict[str, Tensor]:
         """Which units are left, and which fired since the last removal."""
-        kept = {f"kept/{name}": value.to(torch.uint8) for name, value in self.kept.items()}
-        return kept | {f"fired/{name}": value.to(torch.uint8) for name, value in self._fired.items()}
+        found = {}
+        for prefix, flags in (("kept/", self._kept), ("fired/", self._fired.cpu())):
+            found |= {prefix + name: part.to(torch.uint8) for name, part in flags_of(self.units, flags).items()}
+        return found
 
     def load_state(self, state: Mapping[str, Tensor]) -> None:
         """Restores them."""
-        for held, prefix in ((self.kept, "kept/"), (self._fired, "fired/")):
-            for name in held:
-                held[name] = state[prefix + name].bool()
+        self._kept, self._fired = (
+            torch.cat([state[prefix + units.producer] for units in self.units]).bool() for prefix in ("kept/", "fired/")
+        )
+        self._masks = None
 
     def exported(self, weights: dict[str, Tensor]) -> dict[str, Tensor]:
         """Without the removed units."""
@@ -190,27 +205,11 @@ class DemP(Method):
 
     def metrics(self) -> dict[str, float]:
         """Shares of removable units that were removed and that are dead now, the penalty's factor, FLOPs."""
-        total = sum(len(kept) for kept in self.kept.values())
-        left = sum(int(kept.sum()) for kept in self.kept.values())
-        live = sum(int(flags.sum()) for flags in self._live.values())
         shares = {name: float(kept.double().mean()) for name, kept in self.kept.items()}
         assert self._cost is not None
         return {
-            "removed": 1 - left / total,
-            "dead": 1 - live / total,
+            "removed": 1 - int(self._kept.sum()) / len(self._kept),
+            "dead": 1 - int(self._live.sum()) / len(self._live),
             "strength": one_cycle(self._step, self._span, self._strength),
             **self._cost.without(shares, {units.consumer: shares[units.producer] for units in self.units}),
         }
-
-
-def _shapes(engine: Engine) -> dict[str, tuple[int, ...]]:
-    return {name: tuple(getattr(p, "ds_shape", p.shape)) for name, p in engine.module.named_parameters()}
-
-
-def _indices(piece: StatePiece, shape: tuple[int, ...]) -> tuple[Tensor, Tensor, Tensor]:
-    """For each element of a piece its index along the parameter's first and second dimension, and its place."""
-    weight, start = piece.tensors["weight"], piece.segment.offset
-    places = torch.arange(start, start + weight.numel(), device=weight.device)
-    row = piece.numel // shape[0] if shape else 1
-    column = row // shape[1] if len(shape) > 1 else 1
-    return places // row, places % row // column, places
