@@ -3,17 +3,16 @@
 `gpu_throughput.py --profile FILE` runs it; the step is lowland's own task, engine and data, without Ray and tracking.
 """
 
-import json
-import tempfile
 from collections import defaultdict
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 import torch.distributed as dist
 from baselines import join
 from common import Variant, Workload, free_port
+from gpu_time import Kernel, busy, gpu_kernels
 from through_lowland import recipe
 from torch.multiprocessing.spawn import start_processes
 from torch.profiler import ProfilerActivity
@@ -24,19 +23,6 @@ from lowland.trainers.tasks import Task, build_task
 from lowland.trainers.world import World
 
 WARM_UP, STEPS = 8, 3
-
-
-class Kernel(NamedTuple):
-    """Something the GPU did, in microseconds."""
-
-    start: float
-    end: float
-    name: str
-
-    @property
-    def communicates(self) -> bool:
-        """Whether it is a collective."""
-        return "nccl" in self.name.lower()
 
 
 def profile(workload: Workload, variant: Variant, output: Path) -> None:
@@ -90,17 +76,6 @@ def report(profiler: Any, variant: Variant) -> str:
     return "\n".join(parts)
 
 
-def gpu_kernels(profiler: Any) -> list[Kernel]:
-    """All that ran on the GPU, in order of start."""
-    with tempfile.TemporaryDirectory() as folder:
-        trace = Path(folder, "trace.json")
-        profiler.export_chrome_trace(str(trace))
-        events = json.loads(trace.read_text(encoding="utf-8"))["traceEvents"]
-    kinds = ("kernel", "gpu_memcpy", "gpu_memset")
-    found = [event for event in events if event.get("cat") in kinds]
-    return sorted(Kernel(event["ts"], event["ts"] + event["dur"], event["name"]) for event in found)
-
-
 def occupation(kernels: Sequence[Kernel]) -> str:
     """How much of the time the GPU computes, only communicates, or waits."""
     whole = max(k.end for k in kernels) - kernels[0].start
@@ -115,15 +90,6 @@ def occupation(kernels: Sequence[Kernel]) -> str:
         "idle": whole - either,
     }
     return "".join(f"{v / STEPS / 1000:9.2f} ms {v / whole:6.1%}  {name}\n" for name, v in rows.items())
-
-
-def busy(kernels: Sequence[Kernel]) -> float:
-    """Microseconds during which at least one of these runs; in order of start."""
-    total, until = 0.0, float("-inf")
-    for kernel in kernels:
-        total += max(0.0, kernel.end - max(kernel.start, until))
-        until = max(until, kernel.end)
-    return total
 
 
 def top_kernels(kernels: Sequence[Kernel], count: int = 40) -> str:

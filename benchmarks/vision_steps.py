@@ -20,12 +20,14 @@ import numpy as np
 import pyarrow.parquet as pq
 import torch
 from common import middle, write_json
+from gpu_time import busy, gpu_kernels
 from torch import Tensor, nn
 from torch.nn import functional
 from transformers import AutoConfig, AutoModelForImageClassification
 
 from lowland.trainers.data.images.augment import CROP_NUMBERS, part_of_image
 from lowland.trainers.data.images.decode import decode
+from lowland.trainers.engines import torch_engine
 from lowland.trainers.fit import Places, fit
 from lowland.trainers.hardware import device_peak_flops
 from lowland.trainers.meter import Meter
@@ -43,7 +45,8 @@ AHEAD = 4
 class Job:
     """What is timed."""
 
-    loop: Literal["lowland", "plain"]
+    loop: Literal["lowland", "waiting", "plain"]
+    """`waiting` is lowland where it reads every norm before the optimizer steps."""
     model: dict[str, Any]
     """Fields of a transformers configuration."""
     optimizer: dict[str, Any]
@@ -60,6 +63,8 @@ class Job:
     device: str
     bf16: bool
     compile: bool
+    idle: bool
+    """Whether a further window is profiled."""
 
 
 @dataclass(frozen=True)
@@ -69,7 +74,7 @@ class Timing:
     samples_per_second: float
     readings: list[float]
     split: dict[str, float]
-    """Seconds of a step by phase, `step` the whole."""
+    """Seconds of a step by phase, `step` the whole; `idle`, if asked for, is what the GPU does nothing in."""
     memory_gib: float | None
     mfu: float | None
 
@@ -79,25 +84,50 @@ def main(job: Path, result: Path) -> None:
     todo, found = Job(**json.loads(job.read_text(encoding="utf-8"))), {}
     torch.set_num_threads(todo.threads)
     torch.set_float32_matmul_precision("high")
+    if todo.loop == "waiting":
+        torch_engine.skips_on_device = lambda optimizer: False
     for kind in todo.data:
-        windows = (through_lowland if todo.loop == "lowland" else plain)(todo, kind)
-        found[kind] = asdict(timing(todo, windows))
+        end = End(todo)
+        windows = (plain if todo.loop == "plain" else through_lowland)(todo, kind, end)
+        found[kind] = asdict(timing(todo, windows, end.idle))
         print(kind, found[kind], flush=True)
         gc.collect()  # what a training holds in cycles, before the next one needs the memory
     write_json(result, found)
 
 
-def timing(job: Job, windows: Mapping[int, Mapping[str, float]]) -> Timing:
+class End:
+    """Says when there are windows enough; before, if the job wants it, one more is profiled."""
+
+    def __init__(self, job: Job) -> None:
+        self._job, self.idle = job, dict[str, float]()
+        self._profiler: Any = None
+
+    def reached(self, step: int) -> bool:
+        """Whether it is reached with the window that ends with this step."""
+        if step < self._job.steps or not self._job.idle:
+            return step >= self._job.steps
+        if self._profiler is None:
+            self._profiler = torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CUDA])
+            self._profiler.start()
+            return False
+        self._profiler.stop()
+        kernels = gpu_kernels(self._profiler)
+        whole = max(kernel.end for kernel in kernels) - kernels[0].start
+        self.idle = {"idle": (whole - busy(kernels)) / 1e6 / self._job.window}
+        return True
+
+
+def timing(job: Job, windows: Mapping[int, Mapping[str, float]], idle: Mapping[str, float]) -> Timing:
     """What the windows, by their last step, say."""
     first = -(-job.steps // 3)
-    kept = [values for step, values in windows.items() if step - job.window >= first]
+    kept = [values for step, values in windows.items() if first + job.window <= step < job.steps + job.window]
     phases = ("step", "data", "forward_backward", "optimizer", "logging")
     split = {
         name: middle(v[f"perf/{name}_seconds"] for v in kept) for name in phases if f"perf/{name}_seconds" in kept[0]
     }
     readings = [values["perf/samples_per_second"] for values in kept]
     last = kept[-1]
-    return Timing(middle(readings), readings, split, last.get("perf/gpu_memory_gib"), last.get("perf/mfu"))
+    return Timing(middle(readings), readings, {**split, **idle}, last.get("perf/gpu_memory_gib"), last.get("perf/mfu"))
 
 
 class MeasuredError(Exception):
@@ -107,20 +137,20 @@ class MeasuredError(Exception):
 class Windows(SilentMonitor):
     """Keeps what lowland records of its steps, and ends the training when there is enough."""
 
-    def __init__(self, steps: int) -> None:
-        self._steps, self.found = steps, dict[int, Mapping[str, float]]()
+    def __init__(self, end: End) -> None:
+        self._end, self.found = end, dict[int, Mapping[str, float]]()
 
     def metrics(self, step: int, values: Mapping[str, float]) -> None:
         """Keeps a window."""
         if "perf/step_seconds" in values:
             self.found[step] = values
-        if step >= self._steps:
-            raise MeasuredError
+            if self._end.reached(step):
+                raise MeasuredError
 
 
-def through_lowland(job: Job, kind: str) -> dict[int, Mapping[str, float]]:
+def through_lowland(job: Job, kind: str, end: End) -> dict[int, Mapping[str, float]]:
     """Windows of `lowland.trainers.fit` in this process."""
-    windows = Windows(job.steps)
+    windows = Windows(end)
     with tempfile.TemporaryDirectory() as folder:
         try:
             fit(
@@ -141,7 +171,7 @@ def recipe(job: Job, kind: str) -> ImageClassificationConfig:
     crop = {} if kind == "memory" else {"resized_crop": {}}
     sections: dict[str, Any] = {
         "task": "image-classification",
-        "length": f"{job.steps + 1} steps",
+        "length": f"{job.steps + job.window + 1} steps",
         "model": {
             "config": job.model,
             "dtype": "bfloat16" if job.bf16 else "float32",
@@ -171,7 +201,7 @@ def recipe(job: Job, kind: str) -> ImageClassificationConfig:
     return ImageClassificationConfig.model_validate(sections)
 
 
-def plain(job: Job, kind: str) -> dict[int, Mapping[str, float]]:
+def plain(job: Job, kind: str, end: End) -> dict[int, Mapping[str, float]]:
     """Windows of a loop as one writes it in torch: no schedule, checks or records."""
     device = torch.device(job.device)
     torch.manual_seed(0)
@@ -185,13 +215,15 @@ def plain(job: Job, kind: str) -> dict[int, Mapping[str, float]]:
     found: dict[int, Mapping[str, float]] = {}
     batches = Batches(Path(job.data[kind]) / "train.parquet", job, in_memory=kind == "memory")
     stream = batches.stream()
-    for index in range(1, job.steps + 1):
+    for index in count(1):
         with meter.phase("data"):
             images, labels = next(stream)
         step(images, labels, meter)
         meter.step()
         if index % job.window == 0:
             found[index] = meter.read()
+            if end.reached(index):
+                break
     stream.close()  # type: ignore[attr-defined]
     return found
 

@@ -176,7 +176,9 @@ def inside(data: Path, folder: Path, changes: dict[str, Any], within: str, *argu
 
 
 @contextmanager
-def not_finite(kind: str, calls: set[int], rank: int | None = None) -> Iterator[None]:
+def not_finite(
+    kind: str, calls: set[int], rank: int | None = None, of: type[torch.nn.Module] = CausalLMLoss
+) -> Iterator[None]:
     """Spoils some training forward passes, counted from 0.
 
     Args:
@@ -184,12 +186,13 @@ def not_finite(kind: str, calls: set[int], rank: int | None = None) -> Iterator[
             `gradient`: the loss is finite, its gradients are not.
         calls: which.
         rank: on which rank only; None for all.
+        of: the module.
     """
-    plain, count = CausalLMLoss.forward, 0
+    plain, count = of.forward, 0
 
-    def forward(module: CausalLMLoss, *arguments: Any, **keywords: Any) -> torch.Tensor:
+    def forward(module: torch.nn.Module, *arguments: Any, **keywords: Any) -> torch.Tensor:
         nonlocal count
-        loss = plain(module, *arguments, **keywords)
+        loss: torch.Tensor = plain(module, *arguments, **keywords)
         here = rank is None or not dist.is_initialized() or dist.get_rank() == rank
         hit = module.training and count in calls and here
         count += module.training
@@ -202,11 +205,11 @@ def not_finite(kind: str, calls: set[int], rank: int | None = None) -> Iterator[
         loss.register_hook(lambda gradient: gradient * torch.inf)
         return loss * 1.0
 
-    CausalLMLoss.forward = forward  # type: ignore[method-assign]
+    of.forward = forward
     try:
         yield
     finally:
-        CausalLMLoss.forward = plain  # type: ignore[method-assign]
+        of.forward = plain
 
 
 @contextmanager

@@ -18,6 +18,7 @@ from lowland.optim.rotated import RotatedAdam
 from lowland.optim.sam import SAM
 from lowland.optim.schedule_free import ScheduleFreeAdamW, ScheduleFreeSGD
 from lowland.optim.sgd import SGD
+from lowland.optim.skipping import skips_on_device
 from lowland.optim.soap import SOAP
 from lowland.optim.suggest import Suggestion, suggest_lr
 from lowland.optim.torque import TAM, AdaTAM, AdaTAMW
@@ -65,5 +66,6 @@ __all__ = [
     "frozen_statistics",
     "layers",
     "shared_state",
+    "skips_on_device",
     "suggest_lr",
 ]

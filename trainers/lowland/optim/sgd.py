@@ -46,10 +46,15 @@ class SGD(torch.optim.SGD):
         require(weight_decay >= 0, f"weight_decay >= 0 must hold, got {weight_decay}")
         super().__init__(params, lr, momentum, weight_decay=weight_decay, nesterov=nesterov)
 
+    @property
+    def _step_supports_amp_scaling(self) -> bool:
+        """torch's word for: the fused step heeds `found_inf`."""
+        return not any(_is_dtensor(p) for group in self.param_groups for p in group["params"])
+
     def _init_group(self, group: dict[str, Any], *lists: list[Any]) -> bool:
         """What torch's step asks of each group; an own `step` around torch's would run its hooks twice."""
         # torch's fused step has no form for FSDP2's tensors.
-        group["foreach"] = any(hasattr(p, "to_local") for p in group["params"])
+        group["foreach"] = any(map(_is_dtensor, group["params"]))
         group["fused"] = not group["foreach"]
         if group["momentum"]:
             self._begin_momenta(group["params"])
@@ -60,3 +65,7 @@ class SGD(torch.optim.SGD):
         for p in params:
             if p.grad is not None and self.state[p].get("momentum_buffer") is None:
                 self.state[p]["momentum_buffer"] = torch.zeros_like(p)
+
+
+def _is_dtensor(tensor: torch.Tensor) -> bool:
+    return hasattr(tensor, "to_local")

@@ -12,8 +12,8 @@ from lowland.trainers.tasks import StepInputs
 class StepsAhead:
     """A stream of steps, of which the next one can be taken early.
 
-    In every step the host waits for the gradient norm; the GPU then waits for all that the host does before the next
-    forward pass.  Taking and copying the next batch is done before, in the backward pass's shadow.
+    Taking and copying the next batch is done in the shadow of this one's forward and backward pass.  Where the host
+    then waits for the gradient norm, the GPU waits for all that the host does before the next forward pass.
 
     Args:
         steps: the stream.

@@ -2,18 +2,18 @@
 
 import math
 import time
-from contextlib import nullcontext
+from dataclasses import dataclass
 from fractions import Fraction
 
 import torch
 from torch import Tensor
 
-from lowland.optim import Evaluations
-from lowland.trainers.ahead import StepsAhead, moved
+from lowland.trainers.ahead import StepsAhead
 from lowland.trainers.checkpoints import Checkpointer, TrainState
 from lowland.trainers.data.images.elsewhere import Elsewhere
-from lowland.trainers.engines import Engine, StepOutcome
+from lowland.trainers.engines import Engine, StepOutcome, UnreadOutcome
 from lowland.trainers.errors import NonFiniteError
+from lowland.trainers.gradients import Gradients
 from lowland.trainers.measures import TrainingMeasures
 from lowland.trainers.meter import Meter
 from lowland.trainers.monitor import Monitor, Progress
@@ -21,6 +21,20 @@ from lowland.trainers.recipe import Amount, TrainConfig
 from lowland.trainers.schedules import lr_factor
 from lowland.trainers.tasks import StepInputs, Task
 from lowland.trainers.world import World
+
+
+@dataclass(frozen=True)
+class _Taken:
+    """A step of which it is not settled what became of it."""
+
+    number: int
+    """Of the step, from 1."""
+    loss: Tensor
+    """This rank's sum of losses before it."""
+    weight: int
+    description: str
+    """Of its batch."""
+    outcome: StepOutcome | UnreadOutcome
 
 
 class Loop:
@@ -50,6 +64,8 @@ class Loop:
         self._saved_at = self._started = time.monotonic()
         self._seconds_before = 0.0
         self._losses: list[tuple[Tensor, int]] = []
+        self._taken: _Taken | None = None
+        self._gradients = Gradients(task, engine, world)
         self._meter = Meter(
             world.device,
             tokens_per_step=task.sizes.tokens_per_step,
@@ -85,33 +101,26 @@ class Loop:
         factor = lr_factor(self._config.schedule, read_at, total=length, tokens_per_step=sizes.tokens_per_step)
         methods.begin_step(state.step)
         loss, outcome = self._passes(inputs, factor)
-        if outcome.applied:
-            methods.after_step(self._engine)
+        self._taken = _Taken(state.step + 1, loss, inputs.weight, inputs.description, outcome)
+        if methods.names or isinstance(outcome, StepOutcome):
+            self._settle()  # methods act on the weights before the next forward pass
         self._task.stepped(self._engine, applied=outcome.applied)
-        rate = self._config.optimizer.lr * factor
         self._meter.step()
         self._update(
             step=state.step + 1,
             examples=state.examples + sizes.examples_per_step,
             tokens=state.tokens + sizes.tokens_per_step,
-            metrics={**state.metrics, "train/grad_norm": outcome.grad_norm, "train/lr": rate},
+            metrics={**self._state.metrics, "train/lr": self._config.optimizer.lr * factor},
         )
-        if outcome.applied:
-            self._losses.append((loss, inputs.weight))
-            self._update(consecutive_skips=0)
-        else:
-            self._skip(inputs, loss)
 
-    def _passes(self, inputs: StepInputs, lr_factor: float) -> tuple[Tensor, StepOutcome]:
+    def _passes(self, inputs: StepInputs, lr_factor: float) -> tuple[Tensor, StepOutcome | UnreadOutcome]:
         """Gradients and step; several times for optimizers that look around.  Returns the loss before the step."""
         first: Tensor | None = None
-        methods = self._task.methods
-        evaluations = Evaluations(self._engine.module, self._world.device)
-        again = self._engine.several_passes or methods.two_passes(len(inputs.micro_batches))
-        again = again or methods.several_gradients is not None
+        evaluations = self._gradients.evaluations(inputs)
         while True:
             with self._meter.phase("forward_backward", on_device=True):
-                loss = self._gradients(inputs, evaluations if again else None)
+                loss = self._gradients.take(inputs, evaluations)
+            self._settle()  # the step before, whose outcome is there while the device has enough to do
             if first is None and self._measures is not None and (self._measures_due(1) or self._state.step == 1):
                 # In the second step, whenever it is due: that there is no momentum is to be told early.
                 self._measures.see_gradients(self._state.step)
@@ -124,49 +133,23 @@ class Loop:
             if not outcome.again:
                 return first, outcome
 
-    def _gradients(self, inputs: StepInputs, evaluations: Evaluations | None) -> Tensor:
-        """The gradients of a step at the weights shown, made of several if a method wants that; returns the loss."""
-        several = self._task.methods.several_gradients
-        if several is None:
-            return self._one_gradient(inputs, evaluations)
-        weights, taken = self._engine.weights, []
-        for part in range(several.parts):
-            several.part = part
-            loss = self._one_gradient(inputs, evaluations)
-            if part < several.parts - 1:
-                taken.append([gradient.detach().clone() for _, _, gradient in weights.gradients()])
-                weights.discard_gradients()
-        several.combine(taken, weights, self._world, replicated=self._engine.replicated)
-        return loss
+    def _settle(self) -> None:
+        """Finds out what became of the latest step, if that is open; no later step is taken before, and nothing shown.
 
-    def _one_gradient(self, inputs: StepInputs, evaluations: Evaluations | None) -> Tensor:
-        """A gradient of the batch, after its numbers are collected if need be."""
-        if self._task.methods.two_passes(len(inputs.micro_batches)):
-            assert evaluations is not None
-            with evaluations.evaluation():
-                self._collect(inputs)
-        with evaluations.evaluation() if evaluations is not None else nullcontext():
-            loss = self._forward_backward(inputs)
-        self._task.methods.end_pass()
-        return loss
-
-    def _forward_backward(self, inputs: StepInputs) -> Tensor:
-        """Accumulates the gradients of a step; returns this rank's sum of losses."""
-        last = len(inputs.micro_batches) - 1
-        losses = []
-        for index, micro in enumerate(inputs.micro_batches):
-            losses.append(
-                self._engine.accumulate(moved(micro, self._world.device), scale=1 / inputs.weight, last=index == last)
-            )
-        return torch.stack(losses).double().sum()
-
-    def _collect(self, inputs: StepInputs) -> None:
-        """A pass without gradients, for methods whose objective is of the whole batch."""
-        objective = self._task.methods.objective
-        assert objective is not None
-        with torch.no_grad(), objective.collecting():
-            for micro in inputs.micro_batches:
-                self._engine.evaluate(moved(micro, self._world.device))
+        Until then a GPU has the next forward and backward pass to do.  Read at once, it would wait for all that the
+        host does from the gradient norm to that pass.
+        """
+        taken, self._taken = self._taken, None
+        if taken is None:
+            return
+        outcome = taken.outcome.read()
+        self._update(metrics={**self._state.metrics, "train/grad_norm": outcome.grad_norm})
+        if outcome.applied:
+            self._task.methods.after_step(self._engine)
+            self._losses.append((taken.loss, taken.weight))
+            self._update(consecutive_skips=0)
+        else:
+            self._skip(taken)
 
     def _after_step(self) -> None:
         """Records, evaluates and saves what is due, and sees whether to stop."""
@@ -192,6 +175,7 @@ class Loop:
 
     def _record(self) -> None:
         """Records the mean training loss and the performance since the last record."""
+        self._settle()
         weight = sum(weight for _, weight in self._losses)
         values = self._meter.read()
         if weight:
@@ -209,6 +193,7 @@ class Loop:
         self._monitor.metrics(state.step, {**values, **_latest(state.metrics, "train/grad_norm", "train/lr")})
 
     def _evaluate(self) -> None:
+        self._settle()
         self._show("evaluating")
         metrics = self._task.evaluate(self._engine)
         self._update(metrics={**self._state.metrics, **metrics}, evaluations=self._state.evaluations + 1)
@@ -229,6 +214,7 @@ class Loop:
     def _measure(self) -> None:
         if self._measures is None:
             return
+        self._settle()
         self._show("measuring")
         started = time.monotonic()
         values = {**self._measures.take(self._state.step), "perf/measuring_seconds": time.monotonic() - started}
@@ -241,18 +227,19 @@ class Loop:
                 self._monitor.artifact(name, picture)
 
     def _save(self) -> None:
+        self._settle()
         self._show("saving")
         self._count_seconds()
         self.last_checkpoint = self._checkpointer.save(self._state)
         self._saved_at = time.monotonic()
         self._monitor.event(f"step {self._state.step}: checkpoint {self.last_checkpoint}")
 
-    def _skip(self, inputs: StepInputs, loss: Tensor) -> None:
+    def _skip(self, taken: _Taken) -> None:
         """Counts a step whose gradient was not finite, and stops if the recipe says so."""
         rule, state = self._config.nonfinite, self._state
         self._update(skipped=state.skipped + 1, consecutive_skips=state.consecutive_skips + 1)
-        finite = self._world.all(math.isfinite(float(loss)))
-        where = f"step {state.step}: {'a gradient' if finite else 'the loss'} is not finite ({inputs.description})"
+        finite = self._world.all(math.isfinite(float(taken.loss)))
+        where = f"step {taken.number}: {'a gradient' if finite else 'the loss'} is not finite ({taken.description})"
         if rule.policy == "skip" and self._state.consecutive_skips < rule.max_consecutive:
             self._monitor.event(f"{where}; the step is skipped")
             return

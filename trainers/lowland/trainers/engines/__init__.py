@@ -3,9 +3,10 @@
 from typing import Any
 
 from lowland.trainers.engines.build import build_engine
-from lowland.trainers.engines.engine import Engine, Inputs, StatePiece, StepOutcome
+from lowland.trainers.engines.engine import Engine, Inputs, StatePiece
+from lowland.trainers.engines.outcome import StepOutcome, UnreadOutcome
 
-__all__ = ["Engine", "Inputs", "StatePiece", "StepOutcome", "attach", "build_engine"]
+__all__ = ["Engine", "Inputs", "StatePiece", "StepOutcome", "UnreadOutcome", "attach", "build_engine"]
 
 
 def __getattr__(name: str) -> Any:

@@ -16,7 +16,8 @@ from torch.optim import Optimizer
 from lowland.optim import LayoutOptimizer, Parameter, Point, Weights, shared_state
 from lowland.trainers.blocks import repeated_blocks
 from lowland.trainers.engines import state
-from lowland.trainers.engines.engine import Inputs, StatePiece, StepOutcome
+from lowland.trainers.engines.engine import Inputs, StatePiece
+from lowland.trainers.engines.outcome import StepOutcome
 from lowland.trainers.engines.zero_layout import ZeroLayout
 from lowland.trainers.engines.zero_speed import batch_gradient_checks
 from lowland.trainers.recipe import ShardingConfig

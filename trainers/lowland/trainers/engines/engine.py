@@ -8,21 +8,10 @@ from typing import Protocol
 from torch import Tensor, nn
 
 from lowland.optim import Segment, Weights
+from lowland.trainers.engines.outcome import StepOutcome, UnreadOutcome
 
 Inputs = Mapping[str, Tensor | None]
 """Keyword arguments of the module's forward, on the training device."""
-
-
-@dataclass(frozen=True)
-class StepOutcome:
-    """What became of an optimizer step, the same on every rank."""
-
-    applied: bool
-    """False if a gradient was not finite; no weight or state has changed then."""
-    grad_norm: float
-    """Global gradient norm before clipping; not finite if not applied."""
-    again: bool = False
-    """The step goes on: accumulate the same batch once more, at the weights the model has now, and step again."""
 
 
 @dataclass(frozen=True)
@@ -72,11 +61,14 @@ class Engine(Protocol):
             The micro-batch's sum of losses, detached, unscaled, on the training device.
         """
 
-    def step(self, lr_factor: float) -> StepOutcome:
+    def step(self, lr_factor: float) -> StepOutcome | UnreadOutcome:
         """Clips and applies the gradients, unless one is not finite.
 
         Args:
             lr_factor: what each parameter group's learning rate is multiplied by.
+
+        Returns:
+            What became of it; unread where the device decides, which costs the host no waiting.
         """
 
     def evaluating(self) -> AbstractContextManager[None]:

@@ -3,16 +3,18 @@
 import math
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 from torch.optim import Optimizer
 
-from lowland.optim import Gradients, Layout, LayoutOptimizer, Point, Weights, shared_state
+from lowland.optim import Gradients, Layout, LayoutOptimizer, Point, Weights, shared_state, skips_on_device
 from lowland.trainers.engines import state
-from lowland.trainers.engines.engine import Inputs, StatePiece, StepOutcome
+from lowland.trainers.engines.engine import Inputs, StatePiece
 from lowland.trainers.engines.groups import WorkerGroups
+from lowland.trainers.engines.outcome import StepOutcome, UnreadOutcome
 from lowland.trainers.world import World
 
 
@@ -35,7 +37,9 @@ class TorchEngine:
         self._optimizer = optimizer
         self.layout = layout
         self._world = world
-        self._max_grad_norm = max_grad_norm or math.inf
+        self._max_grad_norm = max_grad_norm
+        self._parameters = list(module.parameters())
+        self._skips_on_device = skips_on_device(optimizer)
         self._autocast = autocast
         self._model: nn.Module = module
         if isinstance(optimizer, LayoutOptimizer):
@@ -56,7 +60,7 @@ class TorchEngine:
             state.scaled(loss, scale * self._world.size).backward()
         return loss.detach()
 
-    def step(self, lr_factor: float) -> StepOutcome:
+    def step(self, lr_factor: float) -> StepOutcome | UnreadOutcome:
         """Clips by the global norm and steps; a norm that is not finite discards the gradients.
 
         Or moves the point where the next gradients are taken.
@@ -65,16 +69,32 @@ class TorchEngine:
             ascended = self._point.ascend()
             return StepOutcome(ascended.finite, ascended.norm, ascended.finite)
         self._point.arrive()
-        norm = torch.nn.utils.get_total_norm([p.grad for p in self.module.parameters() if p.grad is not None])
+        norm = torch.nn.utils.get_total_norm([p.grad for p in self._parameters if p.grad is not None])
+        if self._skips_on_device:
+            return self._step_unread(lr_factor, norm)
         grad_norm = float(norm) if self._apart is None else self._apart.agreed(float(norm))
         applied = math.isfinite(grad_norm)
         if applied:
-            state.set_lr(self._optimizer, lr_factor)
-            with state.reductions(self._optimizer, self.gradients()):
-                torch.nn.utils.clip_grads_with_norm_(self.module.parameters(), self._max_grad_norm, norm)
-                self._optimizer.step()
+            self._clip_and_step(lr_factor, norm)
         self.discard_gradients()
         return StepOutcome(applied, grad_norm, self._point.go_on(applied))
+
+    def _step_unread(self, lr_factor: float, norm: Tensor) -> UnreadOutcome:
+        """A step that the optimizer's kernel leaves out if the norm is not finite."""
+        outcome = UnreadOutcome(norm)
+        optimizer: Any = self._optimizer
+        optimizer.found_inf = (~outcome.applied).float()
+        self._clip_and_step(lr_factor, norm)
+        del optimizer.found_inf
+        self.discard_gradients()
+        return outcome
+
+    def _clip_and_step(self, lr_factor: float, norm: Tensor) -> None:
+        state.set_lr(self._optimizer, lr_factor)
+        with state.reductions(self._optimizer, self.gradients()):
+            if self._max_grad_norm is not None:
+                torch.nn.utils.clip_grads_with_norm_(self._parameters, self._max_grad_norm, norm)
+            self._optimizer.step()
 
     @property
     def several_passes(self) -> bool:

@@ -14,6 +14,7 @@ Running averages and all arithmetic on statistics are fp32 whatever the weights 
 """
 
 from collections.abc import Callable, Iterator, Sequence
+from functools import lru_cache
 from typing import Any
 
 import torch
@@ -124,35 +125,52 @@ def _replace(module: nn.Module, *, synchronised: bool) -> None:
 
 
 @torch.no_grad()
-def settle(module: nn.Module, *, applied: bool) -> None:
+def settle(module: nn.Module, *, applied: bool | Tensor) -> None:
     """Ends a step: all ranks' statistics become running averages, the same on all ranks; collective.
 
     Args:
         module: with any number of `StepBatchNorm2d`.
-        applied: whether the step was; the statistics of one that was not are forgotten.
+        applied: whether the step was; the statistics of one that was not are forgotten.  If only the device knows, a
+            bool [] there.
     """
     layers = list(_layers(module))
     if not layers:
         return
     sums = [layer.gathered() for layer in layers]
-    if applied:
+    if applied is not False:
         gathered = torch.cat(sums)
         if dist.is_initialized() and dist.get_world_size() > 1:
             dist.all_reduce(gathered)
-        _move(layers, gathered.split([each.numel() for each in sums]))
+        _move(layers, gathered, applied)
     torch._foreach_zero_(sums)
 
 
-def _move(layers: Sequence[StepBatchNorm2d], gathered: Sequence[Tensor]) -> None:
-    """Moves running averages: all of a momentum at once, since a GPU waits for each small kernel at this point."""
-    running: dict[float, tuple[list[Tensor], list[Tensor]]] = {}
-    for layer, sums in zip(layers, gathered, strict=True):
-        averages, found = running.setdefault(0.1 if layer.momentum is None else layer.momentum, ([], []))
-        averages += [layer.get_buffer("running_mean"), layer.get_buffer("running_var")]
-        found += (sums[:-1] / sums[-1]).chunk(2)
-    for momentum, (averages, found) in running.items():
-        torch._foreach_lerp_(averages, found, momentum)
-    torch._foreach_add_([layer.get_buffer("num_batches_tracked") for layer in layers], 1)
+def _move(layers: Sequence[StepBatchNorm2d], gathered: Tensor, applied: bool | Tensor) -> None:
+    """Moves running averages: all at once, since a GPU takes as long for a small kernel as for a larger one."""
+    sizes = tuple(layer.gathered().numel() for layer in layers)
+    found = gathered / gathered.index_select(0, _passes_at(sizes, gathered.device))
+    running = [[layer.get_buffer("running_mean"), layer.get_buffer("running_var")] for layer in layers]
+    if isinstance(applied, Tensor):
+        held = [
+            part for layer, averages in zip(layers, running, strict=True) for part in (*averages, layer.gathered()[-1:])
+        ]
+        found = torch.where(applied, found, torch.cat(held))
+    moves: dict[float, tuple[list[Tensor], list[Tensor]]] = {}
+    for layer, averages, new in zip(layers, running, found.split(sizes), strict=True):
+        olds, news = moves.setdefault(0.1 if layer.momentum is None else layer.momentum, ([], []))
+        olds += averages
+        news += new[:-1].chunk(2)
+    for momentum, (olds, news) in moves.items():
+        torch._foreach_lerp_(olds, news, momentum)
+    counters = [layer.get_buffer("num_batches_tracked") for layer in layers]
+    torch._foreach_add_(counters, applied.to(counters[0].dtype) if isinstance(applied, Tensor) else 1)
+
+
+@lru_cache(maxsize=16)
+def _passes_at(sizes: tuple[int, ...], device: torch.device) -> Tensor:
+    """For each of the numbers that layers gathered, one after the other, where its layer's number of passes lies."""
+    counts = torch.tensor(sizes)
+    return (counts.cumsum(0) - 1).repeat_interleave(counts).to(device)
 
 
 def _layers(module: nn.Module) -> Iterator[StepBatchNorm2d]:

@@ -5,7 +5,7 @@ from collections.abc import Generator, Mapping
 from pathlib import Path
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from lowland.trainers.data.batches import IGNORED, Batch, HeldOutBatches, TrainBatches
@@ -67,7 +67,7 @@ class CausalLMTask:
     def report(self, monitor: Monitor) -> None:
         """Nothing: what was left out of the data was told when it was prepared."""
 
-    def stepped(self, engine: Engine, *, applied: bool) -> None:
+    def stepped(self, engine: Engine, *, applied: bool | Tensor) -> None:
         """Nothing is kept beside the weights."""
 
     def pictures(self) -> Mapping[str, bytes]:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from lowland.trainers.data.images.batches import HeldOutImages, ImageBatch, TrainImages
 from lowland.trainers.data.images.data import ImageData, open_images
@@ -126,7 +126,7 @@ class ImageClassificationTask:
             halves=self._two.halves(self.sizes.examples_per_step) if self._two is not None else None,
         )
 
-    def stepped(self, engine: Engine, *, applied: bool) -> None:
+    def stepped(self, engine: Engine, *, applied: bool | Tensor) -> None:
         """BatchNorm's running averages move, on all ranks alike."""
         settle(engine.module, applied=applied)
 

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
-from torch import nn
+from torch import Tensor, nn
 
 from lowland.trainers.data.images.elsewhere import Elsewhere
 from lowland.trainers.engines import Engine, Inputs
@@ -69,8 +69,8 @@ class Task(Protocol):
             elsewhere: makes batches in other processes, for recipes that want it; None makes the same ones here.
         """
 
-    def stepped(self, engine: Engine, *, applied: bool) -> None:
-        """Called after every step with whether it changed the weights; collective."""
+    def stepped(self, engine: Engine, *, applied: bool | Tensor) -> None:
+        """Called after every step with whether it changed the weights, which only the device may know; collective."""
 
     def evaluate(self, engine: Engine) -> dict[str, float]:
         """Metrics on the held-out set, the same on every rank and at every world size; collective."""
