@@ -95,7 +95,7 @@ def test_cut_into_micro_batches(
     assert worst_loss(found.losses, short.losses) < 1e-5
 
 
-@pytest.mark.parametrize("gradient_dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize("gradient_dtype", [full("float32"), "bfloat16"])
 def test_bf16_is_as_far_off_as_another_cut_of_the_batch(
     two: Ranks, gradient_dtype: str, data: Path, tmp_path: Path
 ) -> None:
@@ -115,7 +115,7 @@ def test_bf16_is_as_far_off_as_another_cut_of_the_batch(
         assert worst_loss(losses(name, changes), anchor) < 2 * noise, name
 
 
-@pytest.mark.parametrize("scope", ["global", "group", "tensor"])
+@pytest.mark.parametrize("scope", ["global", full("group"), full("tensor")])
 def test_adatamw_is_exact_under_sharding(two: Ranks, scope: str, data: Path, tmp_path: Path) -> None:
     """The distance after 20 steps, relative to the update.
 

@@ -45,8 +45,8 @@ ENGINES = {
     ("optimizer", "engine"),
     [("adamw", engine) for engine in ("stage 1", "stage 2", "stage 3")]
     + [full("adamw", engine) for engine in ("stage 0", "stage 2 offloaded", "stage 3 offloaded", "torch")]
-    + [("adatamw", "stage 2"), ("adatamw", "stage 3 offloaded"), ("sgd", "stage 1"), ("sgd", "torch")]
-    + [full("adatamw", engine) for engine in ("stage 0", "stage 1", "stage 3", "stage 2 offloaded", "torch")]
+    + [("adatamw", "stage 2"), ("sgd", "stage 1"), ("sgd", "torch")]
+    + [full("adatamw", engine) for engine in ENGINES if engine != "stage 2"]
     + [full("sgd", engine) for engine in ("stage 2", "stage 3 offloaded")],
 )
 def test_bitwise_equal_to_a_run_that_was_never_stopped(
@@ -67,7 +67,7 @@ def test_bitwise_equal_to_a_run_that_was_never_stopped(
         assert all(torch.equal(found[state][name], tensor) for name, tensor in tensors.items()), state
 
 
-@pytest.mark.parametrize("optimizer", ["adamw", "adatamw"])
+@pytest.mark.parametrize("optimizer", [full("adamw"), "adatamw"])
 def test_goes_on_at_another_world_size_and_stage(
     one: Ranks, two: Ranks, four: Ranks, optimizer: str, data: Path, tmp_path: Path
 ) -> None:
@@ -92,16 +92,16 @@ def test_goes_on_at_another_world_size_and_stage(
     assert worst_update(weights(tmp_path / "parts", 24), expected, initial) < 1e-4
 
 
-def test_bf16_masters_survive_a_resume(two: Ranks, data: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("stage", [full(0), full(1), 2, full(3)])
+def test_bf16_masters_survive_a_resume(two: Ranks, stage: int, data: Path, tmp_path: Path) -> None:
     model = {**config(data).model_dump(include={"model"})["model"], "dtype": "bfloat16"}
-    for stage in range(4):
-        changes = {**SHORT, **zero(stage), "model": model}
-        whole = two(outcome, data, tmp_path / f"whole {stage}", changes)[0]
-        first, second = two(interrupted, data, tmp_path / f"parts {stage}", changes, STOP)[0]
-        assert {**first.losses, **second.losses} == whole.losses, stage
-        expected, found = weights(tmp_path / f"whole {stage}", STEPS), weights(tmp_path / f"parts {stage}", STEPS)
-        assert all(torch.equal(found[name], tensor) for name, tensor in expected.items()), stage
-        assert any(not torch.equal(x, x.bfloat16().float()) for x in expected.values()), "masters are fp32"
+    changes = {**SHORT, **zero(stage), "model": model}
+    whole = two(outcome, data, tmp_path / "whole", changes)[0]
+    first, second = two(interrupted, data, tmp_path / "parts", changes, STOP)[0]
+    assert {**first.losses, **second.losses} == whole.losses
+    expected, found = weights(tmp_path / "whole", STEPS), weights(tmp_path / "parts", STEPS)
+    assert all(torch.equal(found[name], tensor) for name, tensor in expected.items())
+    assert any(not torch.equal(x, x.bfloat16().float()) for x in expected.values()), "masters are fp32"
 
 
 @pytest.mark.parametrize("sharding", [zero(2), TORCH], ids=["stage 2", "torch"])

@@ -38,7 +38,7 @@ SMALL = {
     "checkpoints.every": None,
     "tracking.system_metrics": False,
 }
-FEW = ["--trials", "2", "--seeds", "2", "--parallel", "2", "--sampler", "random"]
+FEW = ["--trials", "2", "--seeds", "2", "--parallel", "1", "--sampler", "random"]
 
 
 @contextmanager

@@ -30,7 +30,7 @@ parameters:
 def test_a_copy_goes_on_from_its_parents_weights(cluster: None, text: Path, tmp_path: Path):
     (tmp_path / "rate.yaml").write_text(SPACE)
     base = recipe(text, tmp_path / "runs", "population", **SECTIONS)
-    options: dict[str, Any] = {"trials": 2, "parallel": "2", "sampler": "random", "policy": "pbt", "intervals": 2}
+    options: dict[str, Any] = {"trials": 2, "parallel": "1", "sampler": "random", "policy": "pbt", "intervals": 2}
     console = screen()
     outcome = tune(begin(base, [str(tmp_path / "rate.yaml")], **options), address=None, console=console)
     assert outcome.status == "finished", written(console)
