@@ -2,7 +2,7 @@
 
 from lowland.search_spaces.constraints import Constraint
 from lowland.search_spaces.keys import NAMES, Key
-from lowland.search_spaces.parameters import Branch, Choice, Fixed, FloatRange, IntegerRange, Parameter
+from lowland.search_spaces.parameters import Branch, Choice, Fixed, FloatRange, IntegerRange, Parameter, Unbounded
 from lowland.search_spaces.part import Value
 from lowland.search_spaces.priors import Prior
 from lowland.search_spaces.shipped import shipped
@@ -24,6 +24,7 @@ __all__ = [
     "Prior",
     "Setting",
     "Space",
+    "Unbounded",
     "Value",
     "shipped",
     "transfer",

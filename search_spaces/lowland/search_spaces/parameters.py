@@ -11,6 +11,8 @@ from lowland.search_spaces.part import Part, Value
 from lowland.search_spaces.priors import Prior
 
 Unit = Literal["%", "steps", "tokens", "samples", "epochs"]
+REACH = 1e9
+"""How far beyond its centre, as a factor, a number without ends may lie: storage wants to know ends."""
 
 
 class _Driving(Part):
@@ -63,6 +65,63 @@ class IntegerRange(_Range):
         _check_range(self.low, self.high, self.log, None if self.step == 1 else self.step)
         _check_centre(self.prior, self.low, self.high)
         return self
+
+
+class Unbounded(Part):
+    """A positive number of which ratios matter, without ends: a search sets out from its centre and may go anywhere.
+
+    One end may be given; with both it would be a range.
+    """
+
+    type: Literal["unbounded"]
+    """A number without ends."""
+    centre: Annotated[float, Field(gt=0)]
+    """Where the search sets out, on the scale that is searched."""
+    factor: Annotated[float, Field(gt=1)] = 4.0
+    """The first trials lie between centre / factor and centre * factor, later ones as near to one on the front."""
+    multiple: Annotated[int, Field(ge=1)] | None = None
+    """Values are whole multiples of this, with 1 all whole numbers (null: any number)."""
+    low: Annotated[float, Field(gt=0)] | None = None
+    """The least value, if there is one."""
+    high: Annotated[float, Field(gt=0)] | None = None
+    """The largest value, if there is one."""
+    drives: tuple[Path, ...] = ()
+    """More recipe fields that get the same value."""
+    unit: Unit | None = None
+    """Unit of the number, for fields that are amounts, as a length in tokens."""
+
+    @model_validator(mode="after")
+    def _valid(self) -> Self:
+        if self.low is not None and self.high is not None:
+            raise ValueError(
+                f"low: {self.low:g} and high: {self.high:g} are both ends: write type: float or integer with log: true"
+            )
+        low, high = self.ends
+        if not low <= self.centre <= high:
+            raise ValueError(f"the centre must lie between {low:g} and {high:g}, got {self.centre:g}")
+        if low == high:
+            raise ValueError(f"{low:g} is the only value that is left: change the end or the multiple")
+        return self
+
+    @property
+    def ends(self) -> tuple[float, float]:
+        """The least and the largest value; where no end is given, a billion times beyond the centre."""
+        low, high = self.low or self.centre / REACH, self.high or self.centre * REACH
+        if self.multiple is None:
+            return low, high
+        return max(1, math.ceil(low / self.multiple)) * self.multiple, int(high // self.multiple) * self.multiple
+
+    @property
+    def start(self) -> tuple[float, float]:
+        """Between which values the first trials lie."""
+        return self.nearest(self.centre / self.factor), self.nearest(self.centre * self.factor)
+
+    def nearest(self, value: float) -> float:
+        """The nearest value that may be tried, a whole number if those are multiples."""
+        low, high = self.ends
+        if self.multiple is not None:
+            value = round(value / self.multiple) * self.multiple
+        return min(max(value, low), high)
 
 
 class Choice(_Driving):
@@ -126,7 +185,7 @@ class Branch(Part):
         return self
 
 
-Parameter = Annotated[FloatRange | IntegerRange | Choice | Branch | Fixed, Field(discriminator="type")]
+Parameter = Annotated[FloatRange | IntegerRange | Unbounded | Choice | Branch | Fixed, Field(discriminator="type")]
 Branch.model_rebuild()
 
 

@@ -9,7 +9,16 @@ from pydantic import AfterValidator, Field, field_validator, model_validator
 
 from lowland.search_spaces.constraints import Constraint
 from lowland.search_spaces.keys import Key, KeyText, Path
-from lowland.search_spaces.parameters import Branch, Choice, Fixed, FloatRange, IntegerRange, Parameter, plain_values
+from lowland.search_spaces.parameters import (
+    Branch,
+    Choice,
+    Fixed,
+    FloatRange,
+    IntegerRange,
+    Parameter,
+    Unbounded,
+    plain_values,
+)
 from lowland.search_spaces.part import Part, Value
 
 
@@ -43,6 +52,9 @@ class Space(Part):
         names = [entry.name for entry in self.entries()]
         if same := next((name for name in names if names.count(name) > 1), None):
             raise ValueError(f"two parameters are called {same}: rename the alternative of one")
+        for entry in self.entries():
+            if isinstance(entry.parameter, Unbounded) and Key.parse(entry.key).scale == "log2 ":
+                raise ValueError(f"{entry.name}: of what is unbounded ratios count already: remove log2")
         return self
 
     def entries(self) -> "list[Entry]":
@@ -68,7 +80,7 @@ class Entry:
     name: str
     """Its name in trials: those of the alternatives it belongs to, and its own, with slashes between."""
     key: str
-    parameter: FloatRange | IntegerRange | Choice | Branch | Fixed
+    parameter: FloatRange | IntegerRange | Unbounded | Choice | Branch | Fixed
     where: tuple[tuple[str, str], ...]
     """The names of the branches around it, and the alternative of each."""
     trail: tuple[str, ...]
@@ -97,7 +109,7 @@ class Entry:
     def field_value(self, searched: Any) -> Any:
         """What the fields become when a trial has this value of the parameter."""
         parameter = self.parameter
-        if not isinstance(parameter, FloatRange | IntegerRange):
+        if not isinstance(parameter, FloatRange | IntegerRange | Unbounded):
             return parameter.value if isinstance(parameter, Fixed) else searched
         value = Key.parse(self.key).field_value(searched)
         if parameter.unit is None:

@@ -14,7 +14,7 @@ from lowland.platform.search.policies import Fixed, Hyperband, Median, Policy, P
 from lowland.platform.search.samplers.encoding import Conditions
 from lowland.platform.search.samplers.grid import GridSampler
 from lowland.platform.search.samplers.multi_fidelity import Aim, MultiFidelitySampler
-from lowland.search_spaces import Prior
+from lowland.search_spaces import Prior, Unbounded
 from lowland.trainers.errors import UserError
 
 POLICIES = ("promotion", "stopping", "median", "fixed", "hyperband", "pbt", "none")
@@ -32,6 +32,7 @@ def make_sampler(
     *,
     priors: Mapping[str, Prior] | None = None,
     conditions: Conditions | None = None,
+    unbounded: Mapping[str, Unbounded] | None = None,
     allowed: Callable[[Mapping[str, Any]], bool] | None = None,
     budget: float | None = None,
     begun: int = 0,
@@ -48,6 +49,7 @@ def make_sampler(
         seed: of everything random.
         priors: as `MultiFidelitySampler` takes them, and the following.
         conditions: of parameters that count in some alternatives only.
+        unbounded: the parameters without ends, which "pareto" alone can take.
         allowed: whether parameters may be tried.
         budget: the study's, in the unit of costs.
         begun: trials that the study has: a sampler that begins with draws from its seed would repeat them.
@@ -62,6 +64,7 @@ def make_sampler(
             seed=seed,
             priors=priors,
             conditions=conditions,
+            unbounded=unbounded,
             allowed=allowed,
             aim=AIMS[name],
             budget=budget,

@@ -6,6 +6,7 @@ from lowland.platform.resource_checks import reader_cpus
 from lowland.platform.search.explore import Explorer
 from lowland.platform.search.objectives import COSTS, Objective
 from lowland.platform.search.setting import TICKS, Setting
+from lowland.search_spaces import Unbounded
 from lowland.trainers.errors import UserError
 
 SEVERAL = ("tpe", "nsga2", "gp", "random", "quasi-random", "grid")
@@ -13,6 +14,8 @@ SEVERAL = ("tpe", "nsga2", "gp", "random", "quasi-random", "grid")
 BLIND = ("cmaes", "random", "quasi-random", "grid")
 """Samplers that do not see which trials broke a bound."""
 PBT = "pbt"
+LOCAL = "pareto"
+"""The sampler that looks around trials, and so needs no ends."""
 
 
 def read_objectives(metrics: Sequence[str], direction: str) -> list[Objective]:
@@ -50,6 +53,7 @@ def check(setting: Setting) -> None:
         raise UserError("data.reader: ray: trainings of a search fill the cluster's CPUs; set data.reader: local")
     _check_costs(setting)
     check_budget(setting)
+    _check_unbounded(setting)
     if setting.others:
         _check_several(setting)
     if setting.policy == PBT:
@@ -62,6 +66,9 @@ def notes(setting: Setting) -> Iterator[str]:
     """What is allowed and better known, a line each."""
     if setting.bounds and setting.sampler in BLIND:
         yield f"note: --sampler {setting.sampler} does not see constraints: it proposes where they break as anywhere"
+    open_ended = _unbounded(setting)
+    if open_ended and (setting.limit is None or setting.limit.device_seconds is None):
+        yield f"note: {', '.join(open_ended)} may grow, and costs with it; only a --budget in hours or money ends that"
     if setting.policy == PBT:
         names = Explorer(setting.bound(), setting.perturb).names
         yield (
@@ -91,6 +98,20 @@ def check_budget(setting: Setting) -> None:
     limit = setting.limit
     if limit is not None and limit.unit == "gpu-hours" and not setting.recipe.scaling.gpus_per_worker:
         raise UserError(f"--budget {setting.budget}: trainings of this recipe hold no GPU; take cpu-hours or seconds")
+
+
+def _check_unbounded(setting: Setting) -> None:
+    names = _unbounded(setting)
+    if names and setting.sampler != LOCAL:
+        raise UserError(
+            f"--sampler {setting.sampler} needs the ends of every range, and {', '.join(names)} has none (type: "
+            f"unbounded); take --sampler {LOCAL}, which looks around the front of quality and cost, or give low and "
+            "high (type: float or integer, log: true)"
+        )
+
+
+def _unbounded(setting: Setting) -> list[str]:
+    return [entry.name for entry in setting.space.entries() if isinstance(entry.parameter, Unbounded)]
 
 
 def _check_several(setting: Setting) -> None:

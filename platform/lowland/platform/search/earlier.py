@@ -18,7 +18,7 @@ from lowland.platform.search.space import BoundSpace
 from lowland.platform.search.trials import Earlier
 from lowland.platform.search.warm_start import beliefs, misfit
 from lowland.platform.tracking.store import first_line
-from lowland.search_spaces import Prior, Space
+from lowland.search_spaces import Prior, Space, Unbounded
 from lowland.trainers.data.manifest import Manifest
 from lowland.trainers.errors import DataError, RecipeError, UserError
 
@@ -82,7 +82,12 @@ def _believing(setting: Setting, space: BoundSpace, found: Mapping[str, Sequence
         )
     for name, prior in priors.items():
         centre = f"{prior.centre:.4g}" if isinstance(prior.centre, float) else prior.centre
-        lines.append(f"prior of {name}: {centre} with confidence {prior.confidence:.2f}")
+        open_ended = name in space.unbounded()
+        lines.append(
+            f"centre of {name}: {centre}"
+            if open_ended
+            else f"prior of {name}: {centre} with confidence {prior.confidence:.2f}"
+        )
     return setting.with_(space=with_priors(setting.space, priors), warm_start=tuple(lines))
 
 
@@ -110,6 +115,8 @@ def with_known_rate(space: Space, text: str) -> Space:
             f"--known-lr {text}: write the rate and at least one of width (hidden size), batch (tokens a step) and "
             "tokens (of the whole training), as 2e-3@width=256,tokens=1e9"
         ) from None
+    if any(entry.name == RATE and isinstance(entry.parameter, Unbounded) for entry in space.entries()):
+        raise UserError(f"--known-lr {text}: {RATE} is unbounded in the space: write the rate as its centre")
     if RATE not in {entry.name for entry in space.entries()}:
         names = ", ".join(entry.name for entry in space.entries() if entry.key == RATE) or "none"
         raise UserError(
@@ -120,14 +127,18 @@ def with_known_rate(space: Space, text: str) -> Space:
 
 
 def with_priors(space: Space, priors: Mapping[str, Prior]) -> Space:
-    """The space with these priors in place of its own, by parameter."""
+    """The space with these priors in place of its own, by parameter; what is unbounded gets another centre."""
     data = space.model_dump(mode="json", exclude_unset=True)
     for entry in space.entries():
         if entry.name in priors:
             inner: Any = data
             for key in entry.trail:
                 inner = inner[key]
-            inner["prior"] = priors[entry.name].model_dump(exclude_unset=True)
+            prior = priors[entry.name]
+            if isinstance(entry.parameter, Unbounded):
+                inner["centre"] = prior.centre
+            else:
+                inner["prior"] = prior.model_dump(exclude_unset=True)
     return Space.model_validate(data)
 
 

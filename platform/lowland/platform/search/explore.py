@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from lowland.platform.search.space import BoundSpace
-from lowland.search_spaces import Entry, FloatRange
+from lowland.search_spaces import Entry, FloatRange, Unbounded
 from lowland.trainers.errors import UserError
 
 SECTIONS = ("optimizer", "schedule")
@@ -72,6 +72,8 @@ def why_fixed(entry: Entry) -> str | None:
     if outside:
         section = outside[0].split(".")[0]
         return f"a copy goes on with its parent's weights and data, so that its {section} cannot change"
+    if isinstance(entry.parameter, Unbounded):
+        return "it has no range that a copy's value could be drawn from; give it low and high"
     if not isinstance(entry.parameter, FloatRange):
         return f"a copy goes on with its parent's optimizer state, so that a {entry.parameter.type} cannot change"
     return None

@@ -7,12 +7,14 @@ from dataclasses import dataclass
 
 import numpy as np
 import optuna
+from optuna.distributions import BaseDistribution, FloatDistribution, IntDistribution
 from optuna.importance import PedAnovaImportanceEvaluator
 from optuna.storages import InMemoryStorage
 from optuna.trial import FrozenTrial, create_trial
 
 from lowland.platform.search.objectives import Direction
 from lowland.platform.search.results import FEWEST, StudyResult, TrialResult
+from lowland.search_spaces import Unbounded
 
 
 @dataclass(frozen=True)
@@ -50,6 +52,21 @@ def importances(result: StudyResult, resamples: int = 32, seed: int = 0) -> list
     return sorted(found, key=lambda importance: -importance.mean)
 
 
+def tried_ranges(result: StudyResult) -> dict[str, BaseDistribution]:
+    """The range of what was tried of every parameter without ends.
+
+    Those that storage has lie so far away that all trials would be at one place of the range.
+    """
+    entries = result.setting.space.entries() if result.setting is not None else []
+    found = dict[str, BaseDistribution]()
+    for entry in entries:
+        values = [t.parameters[entry.name] for t in result.trials if entry.name in t.parameters]
+        if isinstance(entry.parameter, Unbounded) and values:
+            kind = FloatDistribution if entry.parameter.multiple is None else IntDistribution
+            found[entry.name] = kind(min(values), max(values), log=True)
+    return found
+
+
 def scratch_study(direction: Direction, trials: Iterable[FrozenTrial]) -> optuna.Study:
     """A study in memory; Optuna says nothing of it."""
     before = optuna.logging.get_verbosity()
@@ -68,8 +85,13 @@ def _scored(result: StudyResult) -> list[FrozenTrial]:
     values = [_worth(trial, resource, result.sign) for trial in result.trials]
     finite = [value for value in values if value is not None and math.isfinite(value)]
     worst = max(finite, default=0.0) + 1.0
+    ranges = tried_ranges(result)
     return [
-        create_trial(params=dict(trial.parameters), distributions=dict(trial.distributions), value=min(value, worst))
+        create_trial(
+            params=dict(trial.parameters),
+            distributions={name: ranges.get(name, held) for name, held in trial.distributions.items()},
+            value=min(value, worst),
+        )
         for trial, value in zip(result.trials, values, strict=True)
         if value is not None
     ]

@@ -11,7 +11,7 @@ import optuna
 from optuna.distributions import BaseDistribution, CategoricalDistribution
 from optuna.trial import create_trial
 
-from lowland.platform.search.importance import Importance, scratch_study
+from lowland.platform.search.importance import Importance, scratch_study, tried_ranges
 from lowland.platform.search.lineage import changing, lineage
 from lowland.platform.search.results import StudyResult
 
@@ -194,11 +194,11 @@ def _slice(compared: optuna.Study, result: StudyResult) -> "Figure":
 
 def _compared(result: StudyResult) -> optuna.Study:
     """A study of the trials that were measured at the common resource, with the values they had there."""
-    trials = []
+    trials, ranges = [], tried_ranges(result)
     for trial in result.trials:
         value = trial.curve.get(result.common, math.inf)
         if math.isfinite(value):
-            plain = {name: _plain(distribution) for name, distribution in trial.distributions.items()}
+            plain = {name: _plain(ranges.get(name, held)) for name, held in trial.distributions.items()}
             parameters = {name: _text(value) for name, value in trial.parameters.items()}
             trials.append(create_trial(params=parameters, distributions=plain, value=value))
     return scratch_study(result.direction, trials)

@@ -10,7 +10,7 @@ import yaml
 
 from lowland.platform.recipe.mistakes import flow
 from lowland.platform.tracking.run import LONGEST
-from lowland.search_spaces import Branch, Choice, Entry, Fixed, FloatRange, IntegerRange, Key, Space
+from lowland.search_spaces import Branch, Choice, Entry, Fixed, FloatRange, IntegerRange, Key, Space, Unbounded
 from lowland.trainers.recipe import Amount
 
 ELSEWHERE = ("name", "storage", "scaling", "sharding", "checkpoints", "tracking")
@@ -49,7 +49,7 @@ def _values(entry: Entry, fields: Fields) -> list[Any]:
         case Choice(values=values):
             there = _field(fields, entry.paths[0])
             return [value for value in values if there is not None and _same(str(there), _written(value))]
-        case FloatRange() | IntegerRange():
+        case FloatRange() | IntegerRange() | Unbounded():
             there = _field(fields, entry.paths[0])
             value = _searched(entry, str(there)) if there is not None else None
             return [] if value is None else [value]
@@ -81,7 +81,7 @@ def _field(fields: Fields, path: str) -> Any:
 def _searched(entry: Entry, text: str) -> float | int | None:
     """A field's value on the parameter's scale."""
     parameter = entry.parameter
-    assert isinstance(parameter, FloatRange | IntegerRange)
+    assert isinstance(parameter, FloatRange | IntegerRange | Unbounded)
     value: float | None
     if parameter.unit is None:
         value = _number(text)
@@ -94,9 +94,11 @@ def _searched(entry: Entry, text: str) -> float | int | None:
     searched = Key.parse(entry.key).searched_value(value) if value is not None else None
     if searched is None:
         return None
-    if isinstance(parameter, IntegerRange) and math.isclose(searched, round(searched), abs_tol=1e-6):
+    unbounded = isinstance(parameter, Unbounded)
+    whole = parameter.multiple is not None if unbounded else isinstance(parameter, IntegerRange)
+    if whole and math.isclose(searched, round(searched), abs_tol=1e-6):
         return round(searched)
-    for end in (parameter.low, parameter.high):
+    for end in parameter.ends if unbounded else (parameter.low, parameter.high):
         if math.isclose(searched, end, rel_tol=1e-9, abs_tol=1e-12):
             return end
     return searched

@@ -15,6 +15,7 @@ _PARTS = (
     ("A space", "Space"),
     ("A number: `type: float`", "FloatRange"),
     ("A whole number: `type: integer`", "IntegerRange"),
+    ("A number without ends: `type: unbounded`", "Unbounded"),
     ("One of several values: `type: choice`", "Choice"),
     ("Alternatives: `type: branch`", "Branch"),
     ("A prior: `prior`", "Prior"),

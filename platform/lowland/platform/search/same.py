@@ -77,8 +77,8 @@ def _as_held(name: str, value: Any) -> str:
 def _space(setting: Setting, recipe: Recipe, spaces: Sequence[str]) -> list[str]:
     from lowland.platform.search.space import open_space
 
-    held = setting.bound().distributions()
-    asked = open_space(spaces, recipe).distributions()
+    here, there = setting.bound(), open_space(spaces, recipe)
+    held, asked = ({**space.distributions(), **space.unbounded()} for space in (here, there))
     return [
         f"{name}: {held.get(name, 'absent')} -> {asked.get(name, 'absent')}"
         for name in sorted({*held, *asked})

@@ -21,7 +21,7 @@ from lowland.platform.search.numbers import numbers
 from lowland.platform.search.space_checks import find_mistakes
 from lowland.platform.search.space_files import SpaceFile, merge, read_space
 from lowland.platform.search.transfer import told, transferred
-from lowland.search_spaces import Branch, Choice, Entry, Fixed, FloatRange, IntegerRange, Prior, Space
+from lowland.search_spaces import Branch, Choice, Entry, Fixed, FloatRange, IntegerRange, Prior, Space, Unbounded
 
 
 def open_space(names: Sequence[str], recipe: Recipe) -> "BoundSpace":
@@ -58,8 +58,15 @@ class BoundSpace:
         self._priors = transferred(self._searched.values(), recipe, file)
 
     def distributions(self) -> dict[str, BaseDistribution]:
-        """Every parameter by name, those of all alternatives too; a branch is a choice of its alternatives' names."""
-        return {name: _distribution(entry) for name, entry in self._searched.items()}
+        """Every parameter by name, those of all alternatives too; a branch is a choice of its alternatives' names.
+
+        Optuna wants ends: those of what has none lie so far away that nobody comes there.
+        """
+        return {name: distribution_of(entry) for name, entry in self._searched.items()}
+
+    def unbounded(self) -> dict[str, Unbounded]:
+        """The parameters without ends."""
+        return {name: e.parameter for name, e in self._searched.items() if isinstance(e.parameter, Unbounded)}
 
     def conditions(self) -> dict[str, tuple[tuple[str, str], ...]]:
         """By parameter that counts in some alternatives only: the branches and the alternative of each."""
@@ -74,12 +81,15 @@ class BoundSpace:
         found = dict[str, Any]()
         for name, entry in self._searched.items():
             if entry.active(found):
-                found[name] = _suggest(trial, name, _distribution(entry))
+                found[name] = _suggest(trial, name, distribution_of(entry))
         return found
 
     def draw(self, generator: random.Random) -> dict[str, Any]:
-        """Random parameters, uniform on their scales, with those of all alternatives; constraints may not hold."""
-        return {name: _draw(_distribution(entry), generator) for name, entry in self._searched.items()}
+        """Random parameters, uniform on their scales, with those of all alternatives; constraints may not hold.
+
+        Those without ends lie where a search sets out.
+        """
+        return {name: _draw(entry, generator) for name, entry in self._searched.items()}
 
     def recipe(self, parameters: Mapping[str, Any]) -> dict[str, Any]:
         """The recipe's fields and their values for a trial, by dotted path.
@@ -149,12 +159,17 @@ def _mark(conflict: Conflict) -> tuple[Any, str]:
     return conflict.path, conflict.text
 
 
-def _distribution(entry: Entry) -> BaseDistribution:
+def distribution_of(entry: Entry) -> BaseDistribution:
+    """A parameter as Optuna holds it."""
     match entry.parameter:
         case FloatRange(low=low, high=high, log=log, step=step):
             return FloatDistribution(low, high, log=log, step=step)
         case IntegerRange(low=low, high=high, log=log, step=step):
             return IntDistribution(low, high, log=log, step=step)
+        case Unbounded(ends=(low, high), multiple=None):
+            return FloatDistribution(low, high, log=True)
+        case Unbounded(ends=(low, high)):
+            return IntDistribution(int(low), int(high), log=True)
         case Choice(values=values):
             return CategoricalDistribution(values)
         case Branch(alternatives=alternatives):
@@ -175,7 +190,11 @@ def _suggest(trial: optuna.Trial, name: str, distribution: BaseDistribution) -> 
             raise TypeError(f"{name} has the distribution {distribution}")
 
 
-def _draw(distribution: BaseDistribution, generator: random.Random) -> Any:
+def _draw(entry: Entry, generator: random.Random) -> Any:
+    if isinstance(entry.parameter, Unbounded):
+        low, high = map(math.log, entry.parameter.start)
+        return entry.parameter.nearest(math.exp(generator.uniform(low, high)))
+    distribution = distribution_of(entry)
     if isinstance(distribution, CategoricalDistribution):
         return generator.choice(distribution.choices)
     assert isinstance(distribution, FloatDistribution | IntDistribution)

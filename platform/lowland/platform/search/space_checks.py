@@ -17,7 +17,7 @@ from lowland.platform.recipe.translate import translate
 from lowland.platform.search.changes import changed, schema_for, schema_of, split
 from lowland.platform.search.numbers import number
 from lowland.platform.search.space_files import SpaceFile
-from lowland.search_spaces import Branch, Choice, Constraint, Entry, Fixed, FloatRange, IntegerRange, Key
+from lowland.search_spaces import Branch, Choice, Constraint, Entry, Fixed, FloatRange, IntegerRange, Key, Unbounded
 from lowland.trainers.errors import RecipeError
 from lowland.trainers.recipe import Amount
 
@@ -57,6 +57,8 @@ def typical(entry: Entry) -> Any:
             return middle if step is None else low + step * round((middle - low) / step)
         case IntegerRange(low=low, high=high, log=log, step=step):
             return round((low * high) ** 0.5) if log else low + step * ((high - low) // step // 2)
+        case Unbounded(centre=centre):
+            return entry.parameter.nearest(centre)
         case Choice(values=values):
             return values[0]
         case Branch(alternatives=alternatives):
@@ -69,6 +71,9 @@ def _probes(entry: Entry) -> Iterator[Probe]:
     match entry.parameter:
         case FloatRange(low=low, high=high) | IntegerRange(low=low, high=high):
             yield from (("low", low), ("high", high), ("between", typical(entry)))
+        case Unbounded(start=(low, high)):
+            yield from (("centre", typical(entry)), ("factor", low), ("factor", high))
+            yield "between", entry.parameter.nearest((low**2 * high) ** (1 / 3))
         case Choice(values=values):
             yield from (("values", value) for value in values)
         case Branch(alternatives=alternatives):
@@ -103,9 +108,10 @@ def _of_entry(entry: Entry, entries: list[Entry], file: SpaceFile, recipe: Recip
                 yield Mistake(file.place(entry.trail), (entry.name,), missing)
                 return
             ends_are_right = False
-            end = (own,) if own in ("low", "high") else ()
+            end = (own,) if own in ("low", "high", "centre") else ()
             place = file.place((*entry.trail, own))
-            yield Mistake(place, (entry.name, *end), _becomes(entry, searched) + text, Value(searched))
+            reached = "; the first trials lie as far from the centre as factor says" if own == "factor" else ""
+            yield Mistake(place, (entry.name, *end), f"{_becomes(entry, searched)}{text}{reached}", Value(searched))
 
 
 def _errors(data: Any, entry: Entry) -> Iterator[tuple[Path, str]]:
@@ -132,7 +138,7 @@ def _about_the_field(path: Path, text: str, data: Any, entry: Entry) -> str | No
         return f"{name}{text}" if re.search("nearest|there is", text) else f"{name}{unknown}{_anywhere(path, data)}"
     node = schema_for(data).resolve(schema_of(path, data) or {})
     amount = str(node.get("allowed", "")).startswith("a number and a unit")
-    if amount and isinstance(entry.parameter, FloatRange | IntegerRange) and entry.parameter.unit is None:
+    if amount and isinstance(entry.parameter, FloatRange | IntegerRange | Unbounded) and entry.parameter.unit is None:
         return f"must be {node['allowed']}: give the parameter `unit`"
     return None
 

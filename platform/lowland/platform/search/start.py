@@ -185,6 +185,7 @@ def sampler_of(setting: Setting, begun: int = 0) -> "BaseSampler":
         setting.seed,
         priors=space.priors(),
         conditions=space.conditions(),
+        unbounded=space.unbounded(),
         allowed=space.allowed,
         budget=_cost_budget(setting),
         begun=begun,

@@ -9,7 +9,7 @@ from lowland.platform.recipe.mistakes import Mistake, recipe_error
 from lowland.platform.search.changes import changed
 from lowland.platform.search.space_checks import typical_fields
 from lowland.platform.search.space_files import SpaceFile
-from lowland.search_spaces import Entry, Family, Fixed, FloatRange, Key, Prior, transfer
+from lowland.search_spaces import Entry, Family, Fixed, FloatRange, Key, Prior, Unbounded, transfer
 from lowland.search_spaces.priors import confidence
 
 WIDTHS = ("hidden_size", "n_embd", "d_model", "dim")
@@ -50,7 +50,7 @@ def transferred(entries: Iterable[Entry], recipe: Recipe, file: SpaceFile) -> di
     priors, mistakes = dict[str, Prior](), list[Mistake]()
     there = setting(recipe)
     for entry in entries:
-        prior = None if isinstance(entry.parameter, Fixed) else entry.parameter.prior
+        prior = None if isinstance(entry.parameter, Fixed | Unbounded) else entry.parameter.prior
         if prior is None:
             continue
         if wrong := list(_wrong(entry, prior, there, file)):
@@ -66,7 +66,7 @@ def told(entries: Iterable[Entry], priors: Mapping[str, Prior], recipe: Recipe) 
     """A line for every rate that was moved: from where, and to what."""
     there = setting(recipe)
     for entry in entries:
-        prior = None if isinstance(entry.parameter, Fixed) else entry.parameter.prior
+        prior = None if isinstance(entry.parameter, Fixed | Unbounded) else entry.parameter.prior
         if prior is not None and prior.known_at is not None:
             moved = priors[entry.name]
             places = [f"{name} {value:g}, here {there[name]:g}" for name, value in prior.known_at.given.items()]

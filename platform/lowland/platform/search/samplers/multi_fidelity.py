@@ -1,5 +1,6 @@
 """A multi-fidelity Gaussian-process sampler: short trainings tell which long ones are worth having."""
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal
 
@@ -24,9 +25,9 @@ from lowland.platform.search.samplers.observations import (
     rate,
     usable,
 )
-from lowland.platform.search.samplers.pareto import front_value
+from lowland.platform.search.samplers.pareto import drawn, front_value
 from lowland.platform.search.trials import TARGET
-from lowland.search_spaces import Prior
+from lowland.search_spaces import Prior, Unbounded
 
 Aim = Literal["quality", "quality per cost", "pareto"]
 
@@ -65,6 +66,10 @@ class MultiFidelitySampler(BaseSampler):
     Trials with infinite values or broken constraints are unusable.  Costs come from the trials' accounts
     (`observations.COSTS`).
 
+    Parameters without ends are looked for around one trial, drawn evenly along the front of expected quality and
+    logarithmic cost, as far as their factors say (the idea of CARBS, Fetterman et al., arXiv 2306.08055), so that the
+    front may lead anywhere; what would cost more than is left of the budget is not proposed.
+
     Spaces that are mostly categorical are left to Optuna's TPE.  A proposal costs O(n^3) in the measurements;
     `benchmarks/search_efficiency.py` prints its seconds.
 
@@ -75,10 +80,11 @@ class MultiFidelitySampler(BaseSampler):
         seed: of everything random.
         priors: beliefs about good values, by parameter.
         conditions: of parameters that count in some alternatives only, `Entry.where`.
+        unbounded: the parameters without ends.
         allowed: whether parameters may be tried.
         aim: "quality"; "quality per cost" divides the improvement by cost^a, where a falls from 1 to 0 as `budget`
             is spent; "pareto" wants improvement over the best that any trial of at most the same cost gave.
-        budget: cost after which it no longer matters; None keeps a = 1.
+        budget: cost after which it no longer matters; None keeps a = 1, and lets parameters without ends grow.
     """
 
     def __init__(
@@ -90,16 +96,18 @@ class MultiFidelitySampler(BaseSampler):
         seed: int | None = None,
         priors: Mapping[str, Prior] | None = None,
         conditions: Conditions | None = None,
+        unbounded: Mapping[str, Unbounded] | None = None,
         allowed: Callable[[Mapping[str, Any]], bool] | None = None,
         aim: Aim = "quality",
         budget: float | None = None,
     ) -> None:
-        self._encoding, self._full = Encoding(space, conditions), full
+        self._encoding, self._full = Encoding(space, conditions, unbounded), full
         self._startup = startup if startup is not None else max(4, min(10, self._encoding.dimensions + 1))
         self._generator = np.random.default_rng(seed)
         self._initial_points = qmc.Sobol(self._encoding.dimensions, rng=self._generator).random_base2(6)
         self._tpe = TPESampler(seed=seed)
-        self._mostly_categorical = 2 * sum(isinstance(d, CategoricalDistribution) for d in space.values()) > len(space)
+        categorical = sum(isinstance(d, CategoricalDistribution) for d in space.values())
+        self._mostly_categorical = 2 * categorical > len(space) and not unbounded
         self._beliefs = Beliefs(self._encoding, priors or {})
         self._allowed, self._aim, self._budget = allowed or (lambda _: True), aim, budget
         self._thetas = dict[int, Array]()
@@ -117,7 +125,7 @@ class MultiFidelitySampler(BaseSampler):
         if len(trials) < self._startup or measured < 3:
             return self._initial(trial.number)
         if trial.number % _EXPLORED == 0:
-            return self._random()
+            return self._random(around=self._encoding.encode([t.params for t in trials if usable(t) is not False]))
         if self._mostly_categorical:
             return self._tpe.sample_relative(study, trial, search_space)
         return self._propose(trials, observe(self._encoding, study, trials), trial.number % len(_FORMS))
@@ -131,13 +139,15 @@ class MultiFidelitySampler(BaseSampler):
     def _initial(self, number: int) -> dict[str, Any]:
         """The centre of the beliefs, then quasi-random and now and then from the beliefs; the first that is allowed."""
         point = self._initial_points[number % len(self._initial_points)]
+        if number == 0:
+            point = np.where(self._encoding.unbounded, 0.5, point)
         if self._beliefs and number % _BELIEVED == 0:
             point = self._beliefs.sample(1, self._generator)[0] if number else self._beliefs.centre
         return self._random(point[None])
 
-    def _random(self, preferred: Array | None = None) -> dict[str, Any]:
-        """A point from anywhere that is allowed, or a preferred one."""
-        points = self._encoding.random(_ATTEMPTS, self._generator)
+    def _random(self, preferred: Array | None = None, around: Array | None = None) -> dict[str, Any]:
+        """A point from anywhere that is allowed, without ends from around points; or a preferred one."""
+        points = self._encoding.random(_ATTEMPTS, self._generator, around)
         points = points if preferred is None else np.concatenate([preferred, points])
         return self._encoding.decode(self._allowed_first(points, 1)[0])
 
@@ -160,7 +170,11 @@ class MultiFidelitySampler(BaseSampler):
             process = process.believing(self._ends(running))
         tried = self._encoding.encode([t.params for t in trials])
         means = process.predict(self._at_full(tried))[0]
-        value = self._worth(trials, tried, means, process)
+        costs, weight = self._cost(trials, tried)
+        centres, least = tried[np.argsort(means)[:4]], None
+        if self._encoding.unbounded.any():
+            centres, least = self._member(trials, tried, means, costs)
+        value = self._worth(trials, tried, means, process, costs, weight, least)
         held = tried[[t.state != TrialState.FAIL for t in trials]]  # where a worker died nothing can go on
 
         def worth(points: Array) -> Array:
@@ -169,7 +183,18 @@ class MultiFidelitySampler(BaseSampler):
             near: Array = np.abs(points[:, None] - held[None]).max(2).min(1) < _NEAR
             return value(points) - _REPEATED * near
 
-        return self._encoding.decode(self._maximise(worth, tried[np.argsort(means)[:4]]))
+        return self._encoding.decode(self._maximise(worth, centres))
+
+    def _member(
+        self, trials: Sequence[FrozenTrial], tried: Array, means: Array, costs: Cost | None
+    ) -> tuple[Array, float | None]:
+        """A trial of the front as a row, and the logarithm of what a unit of it costs; the best while none is known."""
+        good = [i for i, t in enumerate(trials) if usable(t) is not False] or list(range(len(trials)))
+        if costs is None:
+            return tried[good[int(means[good].argmin())]][None], None
+        rates = costs.log_rate(tried)
+        chosen = good[drawn(rates[good], means[good], self._generator)]
+        return tried[chosen][None], float(rates[chosen])
 
     def _ends(self, running: Sequence[FrozenTrial]) -> Array:
         """Where the segments under way end.
@@ -181,13 +206,20 @@ class MultiFidelitySampler(BaseSampler):
         return np.column_stack([points, self._fidelity(np.array(targets, float))])
 
     def _worth(
-        self, trials: Sequence[FrozenTrial], tried: Array, means: Array, process: GaussianProcess
+        self,
+        trials: Sequence[FrozenTrial],
+        tried: Array,
+        means: Array,
+        process: GaussianProcess,
+        costs: Cost | None = None,
+        weight: float = 0.0,
+        least: float | None = None,
     ) -> Callable[[Array], Array]:
         """The logarithm of what a proposal is worth, as a function of points."""
-        costs, weight = self._cost(trials, tried)
         belief = _BELIEF / len(trials) * self._beliefs.trust(tried, means) if self._beliefs else 0.0
         fates = [usable(t) for t in trials]
         good = np.array([fate is not False for fate in fates])
+        most = self._dearest(trials)
         feasibility = None
         if not good.all():
             known = np.array([fate is not None for fate in fates])
@@ -199,7 +231,7 @@ class MultiFidelitySampler(BaseSampler):
             mean, deviation = process.predict(self._at_full(points))
             best: Array | float = float(means.min())
             if costs is not None and self._aim == "pareto":
-                best = front_value(costs.log_rate(tried), means, costs.log_rate(points), self._generator)
+                best = front_value(costs.log_rate(tried), means, costs.log_rate(points), self._generator, least)
             total = log_improvement(best, mean, deviation)
             if belief:
                 total += belief * self._beliefs.log_density(points)
@@ -207,6 +239,8 @@ class MultiFidelitySampler(BaseSampler):
                 total += feasibility.log_probability(points)
             if costs is not None and weight:
                 total -= weight * costs.log_rate(points)
+            if costs is not None and least is not None:
+                total -= _REPEATED * (costs.log_rate(points) > most)
             return total
 
         return worth
@@ -223,9 +257,15 @@ class MultiFidelitySampler(BaseSampler):
         spent = sum(map(cost, trials)) / self._budget if self._budget else 0.0
         return model, max(0.0, 1.0 - spent)
 
+    def _dearest(self, trials: Sequence[FrozenTrial]) -> float:
+        """The logarithm of what a unit of a training may cost that the rest of the budget pays for."""
+        left = math.inf if self._budget is None else max(self._budget - sum(map(cost, trials)), 1e-9)
+        return math.log(left / self._full)
+
     def _maximise(self, worth: Callable[[Array], Array], centres: Array) -> Array:
         """Random points, then ever closer neighbours of the best of them and of `centres`."""
-        pool = np.concatenate([self._encoding.random(_CANDIDATES, self._generator), self._near(centres, 0.1)])
+        spread = self._encoding.random(_CANDIDATES, self._generator, centres)
+        pool = np.concatenate([spread, self._near(centres, 0.1)])
         if self._beliefs:
             pool = np.concatenate([pool, self._beliefs.sample(_LOCAL, self._generator)])
         for width in np.geomspace(0.1, 0.01, _ROUNDS):
@@ -239,7 +279,8 @@ class MultiFidelitySampler(BaseSampler):
     def _near(self, centres: Array, width: float) -> Array:
         rows = centres[self._generator.integers(len(centres), size=_LOCAL)]
         moved = self._generator.random(rows.shape) < np.maximum(0.3, 1.0 / rows.shape[1])
-        near: Array = np.clip(rows + moved * self._generator.normal(0.0, width, rows.shape), 0.0, 1.0)
+        shifted = rows + moved * self._generator.normal(0.0, width, rows.shape)
+        near: Array = np.clip(shifted, self._encoding.least, self._encoding.most)
         return near
 
     def _at_full(self, points: Array) -> Array:

@@ -14,7 +14,16 @@ def front(log_costs: Array, values: Array) -> Array:
     return np.array(chosen, dtype=np.int64)
 
 
-def front_value(log_costs: Array, values: Array, at: Array, generator: np.random.Generator) -> Array:
+def drawn(log_costs: Array, values: Array, generator: np.random.Generator) -> int:
+    """Index of the trial on the front whose cost is nearest to one that is drawn evenly, in its logarithm, along it."""
+    best = front(log_costs, values)
+    at = generator.uniform(log_costs[best[0]], log_costs[best[-1]])
+    return int(best[np.abs(log_costs[best] - at).argmin()])
+
+
+def front_value(
+    log_costs: Array, values: Array, at: Array, generator: np.random.Generator, least: float | None = None
+) -> Array:
     """The best value that at most these costs gave, or that a cost drawn along the front did, whichever is lower.
 
     The drawn cost makes cheap parameters, that nothing of their cost can be compared to, no easy win each time.
@@ -24,10 +33,12 @@ def front_value(log_costs: Array, values: Array, at: Array, generator: np.random
         values: lower is better, [n].
         at: logarithms of costs, [m].
         generator: draws the cost.
+        least: its logarithm, if it was drawn.
     """
     best = front(log_costs, values)
     costs, front_values = log_costs[best], values[best]
-    least = generator.uniform(costs[0], costs[-1])
+    if least is None:
+        least = generator.uniform(costs[0], costs[-1])
     places = np.searchsorted(costs, np.maximum(at, least), side="right") - 1
     result: Array = front_values[np.maximum(places, 0)]
     return result
