@@ -69,13 +69,16 @@ def not_kept(
     return gone, other | {place for place, count in times.items() if count > 1}
 
 
-def check(storage: Path, name: str, *, trials: int, kills: int, before: list[tuple[Values, set[int]]]) -> Found:
+def check(
+    storage: Path, name: str, *, trials: int, workers: int, kills: int, before: list[tuple[Values, set[int]]]
+) -> Found:
     """Everything.
 
     Args:
         storage: the folder of studies.
         name: of the study.
         trials: that it was to begin.
+        workers: of each.
         kills: of processes.
         before: values and finished trials that the journal had at the moments of kills.
     """
@@ -98,7 +101,13 @@ def check(storage: Path, name: str, *, trials: int, kills: int, before: list[tup
         found.wrong.append(f"trials ended {dict(states)}")
     _check_ledger(study, found)
     for trial in begun:
-        _check_steps(storage / name / f"trial-{trial.number:04}" / "logs", sorted(trial.curve), kills, found)
+        logs, places = storage / name / f"trial-{trial.number:04}" / "logs", sorted(trial.curve)
+        _check_steps(logs, places, kills, found)
+        found.wrong += [
+            f"{logs.parent.name}: rank {rank} made other steps than rank 0"
+            for rank in range(1, workers)
+            if set(steps_of(logs, rank)) != set(steps_of(logs, 0))
+        ]
     _check_tracking(storage, study, found)
     return found
 
@@ -110,10 +119,15 @@ def _check_ledger(study: StudyResult, found: Found) -> None:
         found.wrong.append(f"the ledger has {ledger and ledger.trainings} trainings, the values {counted}")
 
 
+def steps_of(logs: Path, rank: int) -> list[int]:
+    """The steps that a rank of a trial made, in order of time."""
+    text = "".join(file.read_text(errors="replace") for file in sorted(logs.glob(f"*-rank-{rank}.log")))
+    return [step for _, step in sorted((float(when), int(step)) for step, when in MADE.findall(text))]
+
+
 def _check_steps(logs: Path, places: list[int], kills: int, found: Found) -> None:
     """No step is missing; what was made again lies within one segment each time."""
-    text = "".join(file.read_text(errors="replace") for file in sorted(logs.glob("*-rank-0.log")))
-    made = [step for _, step in sorted((float(when), int(step)) for step, when in MADE.findall(text))]
+    made = steps_of(logs, 0)
     if set(made) != set(range(1, places[-1] + 1)):
         found.wrong.append(f"{logs.parent.name}: steps {sorted(set(made))} for values at {places}")
     back = [(last, following) for last, following in pairwise(made) if following <= last]

@@ -17,8 +17,8 @@ from common import child_environment, end, free_port, tail
 
 from lowland.platform.search.setting import read_setting
 
-TOKEN = "LOWLAND_FAULTS"
-"""Environment variable by which everything that was started here is found."""
+TOKEN, OF_DRIVER = "LOWLAND_FAULTS", "LOWLAND_FAULTS_DRIVER"
+"""Environment variables by which everything that was started here, or by a driver, is found."""
 STORE_BYTES = 128 * 2**20
 START_SECONDS = 300.0
 ATTEMPTS = 5
@@ -89,7 +89,7 @@ class Nodes:
 
     def processes(self) -> list[psutil.Process]:
         """Everything that was started here."""
-        return [process for process in psutil.process_iter() if self._own(process)]
+        return marked(TOKEN, self.token)
 
     def called(self, kind: str) -> list[psutil.Process]:
         """Processes of a kind of `TITLES`, or the second node's raylet."""
@@ -109,12 +109,6 @@ class Nodes:
                 elif process.name() in OF_A_CLUSTER and process.ppid() not in nodes:
                     found[process.name()] += 1
         return found
-
-    def _own(self, process: psutil.Process) -> bool:
-        try:
-            return process.status() != psutil.STATUS_ZOMBIE and process.environ().get(TOKEN) == self.token
-        except psutil.Error:
-            return False
 
     def _start(self, name: str, offset: int, options: Sequence[str]) -> psutil.Popen:
         first = self._ports + 100 * offset
@@ -140,11 +134,26 @@ class Nodes:
         return node
 
 
+def marked(name: str, value: str) -> list[psutil.Process]:
+    """Processes that began with this in their environment, which children inherit, and live."""
+    found = []
+    for process in psutil.process_iter():
+        with suppress(psutil.Error):
+            if process.status() != psutil.STATUS_ZOMBIE and process.environ().get(name) == value:
+                found.append(process)
+    return found
+
+
 def title(process: psutil.Process) -> str:
     """The command line in one string; empty if the process is gone."""
     with suppress(psutil.Error):
         return " ".join(process.cmdline())
     return ""
+
+
+def brief(process: psutil.Process) -> str:
+    """What it is, for people."""
+    return title(process)[:60] or "a process"
 
 
 def kill_one(found: Sequence[psutil.Process], generator: random.Random) -> bool:
@@ -177,7 +186,8 @@ def held(address: str) -> dict[str, int]:
 
 
 class Driver:
-    """A process that leads one search after another (`faults_driver.py`).
+    """A process that leads searches: one after another on a cluster that it joins (`faults_driver.py`), or, with a
+    cluster of its own, one as the command `lowland tune` does.
 
     Args:
         nodes: what it joins.
@@ -190,7 +200,7 @@ class Driver:
         """Whether it starts a cluster of its own."""
         self._nodes, self._folder, self._trials = nodes, folder, trials
         self._process: psutil.Popen | None = None
-        self._count = 0
+        self._count, self._mark = 0, ""
 
     @property
     def code(self) -> int | None:
@@ -199,22 +209,32 @@ class Driver:
 
     def lead(self, name: str) -> None:
         """Lets it begin or resume a search; starts it if need be."""
+        if self.own:
+            self._start(self._command(name))
+            return
         if self._process is None or self.ended():
-            where = [] if self.own else [self._nodes.address]
-            command = [sys.executable, str(Path(__file__).with_name("faults_driver.py")), str(self._folder)]
-            self._count += 1
-            with self._log.open("wb") as output:
-                self._process = psutil.Popen(
-                    [*command, str(self._trials), *where],
-                    stdin=subprocess.PIPE,
-                    stdout=output,
-                    stderr=subprocess.STDOUT,
-                    env=self._nodes.environment(),
-                )
+            script = str(Path(__file__).with_name("faults_driver.py"))
+            self._start([sys.executable, script, str(self._folder), str(self._trials), self._nodes.address])
+        assert self._process is not None
         assert self._process.stdin is not None
         with suppress(BrokenPipeError):
             self._process.stdin.write(f"{name}\n".encode())
             self._process.stdin.flush()
+
+    def _start(self, command: Sequence[str]) -> None:
+        self._count, self._mark = self._count + 1, uuid.uuid4().hex
+        environment = self._nodes.environment() | {OF_DRIVER: self._mark}
+        with self._log.open("wb") as output:
+            self._process = psutil.Popen(
+                command, stdin=subprocess.PIPE, stdout=output, stderr=subprocess.STDOUT, env=environment
+            )
+
+    def _command(self, name: str) -> list[str]:
+        """What a user types."""
+        command = [str(Path(sys.executable).with_name("lowland")), "tune", str(self._folder / "recipe.yaml")]
+        command += ["--space", str(self._folder / "space.yaml"), "--name", name, "--trials", str(self._trials)]
+        command += ["--parallel", "2", "--sampler", "random", "--seed", str(int(name[-3:]))]
+        return [*command, *(["--resume"] if read_setting(str(self._folder / "runs"), name) is not None else [])]
 
     def done(self, name: str) -> bool:
         """Whether a search has ended as it should."""
@@ -238,8 +258,10 @@ class Driver:
         end(self.process())
 
     def between_searches(self, groups: int) -> list[str]:
-        """What is held though no search runs, beyond the groups of workers that stay."""
-        if self.own or not self.process():
+        """What is held though no search runs, beyond the groups of workers that stay; a command of its own ends."""
+        if self.own:
+            return self.finish()
+        if not self.process():
             return []
         return self._left({"placement groups": groups})
 
@@ -258,8 +280,8 @@ class Driver:
         except psutil.TimeoutExpired:
             self.kill()
             return ["the driver did not end after its last search"]
-        self._process = None
-        return self._left({})
+        code, self._process = self.code, None
+        return [*([f"the command ended with {code}"] if self.own and code else []), *self._left({})]
 
     @property
     def _log(self) -> Path:
@@ -271,7 +293,7 @@ class Driver:
         while True:
             there = held(self._nodes.address)
             if not allowed:
-                there |= self._nodes.working()
+                there |= self._nodes.working() | Counter(map(brief, marked(OF_DRIVER, self._mark)))
             over = {
                 name: count for name, count in there.items() if count > allowed.get(name, 0 if not allowed else count)
             }

@@ -1,4 +1,7 @@
-"""Leads searches by name, one after another on the same workers, as a comparison does; names come by standard input."""
+"""Leads searches by name, one after another on the same workers of a cluster, as a comparison does.
+
+Names come by standard input.
+"""
 
 import sys
 from pathlib import Path
@@ -11,7 +14,7 @@ from lowland.platform.search.start import begin, changed
 from lowland.platform.search.tune import ready
 
 
-def main(folder: Path, trials: int, address: str | None) -> None:
+def main(folder: Path, trials: int, address: str) -> None:
     """Begins or resumes every study that is named, until there are no more names."""
     console = Console(width=200)
     base = load_recipe(folder / "recipe.yaml")
@@ -31,4 +34,4 @@ def main(folder: Path, trials: int, address: str | None) -> None:
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]), int(sys.argv[2]), sys.argv[3] if len(sys.argv) > 3 else None)
+    main(Path(sys.argv[1]), int(sys.argv[2]), sys.argv[3])

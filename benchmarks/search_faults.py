@@ -2,13 +2,14 @@
 
     python benchmarks/search_faults.py --out faults                    30 searches; goes on where it ended
     python benchmarks/search_faults.py --out faults --only raylet --rounds 3 --seed 7
+    python benchmarks/search_faults.py --out faults --only "driver, own cluster" --workers 2
 
 Searches of small trainings run on a Ray cluster of two nodes on this machine, without a dashboard, beside another Ray
-cluster; those with `own cluster` start theirs.  In each, processes of one kind are killed, at moments drawn from the
-seed: when so many steps have been made, and up to a second later.  Kinds are the driver, a Ray Train controller, a
-worker, the second node's raylet, a process of Ray Tune that waits for a segment, and the dispatcher.  Where the driver
-ends by that, another one goes on.  Then the study's journal, the trials' logs, MLflow and the cluster are looked at
-(`faults_checks.py`); whatever is wrong is printed and makes the command fail.
+cluster; those with `own cluster` are commands `lowland tune` that start theirs.  In each, processes of one kind are
+killed, at moments drawn from the seed: when so many steps have been made, and up to a second later.  Kinds are the
+driver, a Ray Train controller, a worker, the second node's raylet, a process of Ray Tune that waits for a segment, and
+the dispatcher.  Where the driver ends by that, another one goes on.  Then the study's journal, the trials' logs, MLflow
+and the cluster are looked at (`faults_checks.py`); whatever is wrong is printed and makes the command fail.
 """
 
 import argparse
@@ -59,6 +60,8 @@ class Round:
     number: int
     kind: str
     seed: int
+    workers: int = 1
+    """Of a trial."""
     kills: list[int] = field(default_factory=list)
     """Steps that had been made."""
     drivers: int = 0
@@ -153,7 +156,7 @@ def play(number: int, driver: Driver, nodes: Nodes, options: argparse.Namespace)
     seed = 1000 * options.seed + number
     generator = random.Random(seed)
     kind = options.only or ORDER[number % len(ORDER)]
-    this = Round(number, kind, seed)
+    this = Round(number, kind, seed, options.workers)
     if driver.own != (kind == OWN):
         this.found.wrong += driver.finish()
         driver.own = kind == OWN
@@ -161,7 +164,7 @@ def play(number: int, driver: Driver, nodes: Nodes, options: argparse.Namespace)
     before = hurt(this, moments, generator, driver, nodes, options)
     try:
         kills = len(this.kills)
-        found = check(options.out / "runs", this.name, trials=TRIALS, kills=kills, before=before)
+        found = check(options.out / "runs", this.name, trials=TRIALS, workers=this.workers, kills=kills, before=before)
         found.wrong = [*this.found.wrong, *found.wrong]
         this.found = found
     except Exception as error:
@@ -179,7 +182,7 @@ def hurt(
     driver.lead(this.name)
     while not driver.done(this.name):
         now = time.monotonic() - began
-        if driver.ended():
+        if driver.ended() and not driver.done(this.name):
             code = driver.code
             if code != -9 and this.kind != "dispatcher":
                 this.found.wrong.append(f"the driver ended by itself, {code}: {driver.last_words()}")
@@ -220,10 +223,10 @@ def show(rounds: list[Round], options: argparse.Namespace) -> None:
     """The table, by what was killed."""
     titles = ("killed", "searches", "kills", "trials", "rung values", "kept, once", "segments", "begun again")
     table = Table(*titles, "steps", "made again", "runs of trials", "wrong", title="searches that lost processes")
-    for kind in KINDS:
-        of = [r for r in rounds if r.kind == kind]
-        if of:
-            table.add_row(kind, *(str(cell) for cell in row(of)))
+    for workers, kind in sorted({(r.workers, KINDS.index(r.kind)) for r in rounds}):
+        of = [r for r in rounds if (r.workers, KINDS.index(r.kind)) == (workers, kind)]
+        name = KINDS[kind] if workers == 1 else f"{KINDS[kind]}; trials of {workers} workers"
+        table.add_row(name, *(str(cell) for cell in row(of)))
     table.add_section()
     table.add_row("all", *(str(cell) for cell in row(rounds)))
     console = Console(width=150)
