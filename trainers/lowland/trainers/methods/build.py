@@ -27,6 +27,7 @@ from lowland.trainers.methods.label_noise import (
 )
 from lowland.trainers.methods.magnitude_pruning import MagnitudePruning, gradual_rounds, iterative_rounds
 from lowland.trainers.methods.multipliers import Multipliers
+from lowland.trainers.methods.optin import OPTIN
 from lowland.trainers.methods.rationale import RationaleInvariance
 from lowland.trainers.methods.spectral_decoupling import SpectralDecoupling
 from lowland.trainers.methods.spectral_risk import SpectralRisk
@@ -191,6 +192,11 @@ def _demp(config: recipes.DemPConfig, setting: Setting) -> Method:
     return DemP(config.strength, config.noise, span=span, every=every)
 
 
+def _optin(config: recipes.OPTINConfig, setting: Setting) -> Method:
+    at = max(1, setting.steps(config.at))
+    return OPTIN(setting.images, flops=config.flops, at=at, count=config.images, balance=config.balance)
+
+
 def _weight_balancing(config: recipes.WeightBalancingConfig, setting: Setting) -> Method:
     relative = config.max_norm_share is not None
     bound = config.max_norm_share if relative else config.max_norm
@@ -296,6 +302,7 @@ _MAKERS: dict[type[recipes.MethodSection], Callable[[Any, Setting], Method]] = {
     recipes.CEAGConfig: _ceag,
     recipes.MagnitudePruningConfig: _pruning,
     recipes.DemPConfig: _demp,
+    recipes.OPTINConfig: _optin,
     recipes.IGBConfig: _igb,
     recipes.ConFIGConfig: lambda c, s: ConFIG(len(s.groups)),
 }

@@ -15,10 +15,11 @@ from torch import Tensor, nn
 from lowland.trainers.engines import Engine
 from lowland.trainers.errors import RecipeError
 from lowland.trainers.methods.base import GlobalBatch, Method, Outputs, Problem
-from lowland.trainers.methods.elements import Elements, flags_of
+from lowland.trainers.methods.elements import flags_of
 from lowland.trainers.methods.flops import Multiplications
 from lowland.trainers.methods.noise import normal_in_a_row
-from lowland.trainers.models.units import Units, removable_units, sliced
+from lowland.trainers.methods.removal import Removal
+from lowland.trainers.models.units import Units, removable_units
 from lowland.trainers.world import World
 
 
@@ -60,24 +61,22 @@ class DemP(Method):
         self._strength, self._noise, self._span, self._every = strength, noise, span, every
         self._step, self._seed = 0, 0
         self.units: list[Units] = []
-        self._network: nn.Module | None = None
         self._norms: list[nn.Module] = []
         self._highest: dict[str, Tensor] = {}
-        # Of all units, one behind the other: live in the last step, live since the last removal, and not removed.
-        self._live = self._fired = self._kept = torch.empty(0, dtype=torch.bool)
-        self._elements: Elements | None = None
-        self._numbers: dict[str, int] = {}
-        self._masks: list[Tensor | None] | None = None
+        # Of all units, one behind the other: live in the last step, and live since the last removal.
+        self._live = self._fired = torch.empty(0, dtype=torch.bool)
+        self._removal: Removal | None = None
         self._cost: Multiplications | None = None
 
     @property
     def kept(self) -> dict[str, Tensor]:
         """By producer, bool [count]: the units that were not removed."""
-        return flags_of(self.units, self._kept)
+        assert self._removal is not None
+        return self._removal.kept
 
     def build(self, network: nn.Module, problem: Problem) -> None:
         """Finds the units and watches their ReLUs."""
-        self._network, self._seed = network, problem.seed
+        self._seed = problem.seed
         self.units = removable_units(network)
         if not self.units:
             raise RecipeError(
@@ -87,9 +86,10 @@ class DemP(Method):
             )
         self._cost = Multiplications(network, problem.shape)
         self._norms = [network.get_submodule(units.norm) for units in self.units if units.norm is not None]
-        self._kept = torch.ones(sum(units.count for units in self.units), dtype=torch.bool)
-        self._live, self._fired = self._kept.clone(), torch.zeros_like(self._kept)
+        self._removal = Removal(network, self.units)
+        self._live, self._fired = self._removal.flags.clone(), torch.zeros_like(self._removal.flags)
         for units in self.units:
+            assert units.relu is not None
             self._watch(network.get_submodule(units.relu), units.producer)
 
     def _watch(self, relu: nn.Module, producer: str) -> None:
@@ -103,7 +103,8 @@ class DemP(Method):
 
     def attach(self, engine: Engine, world: World) -> None:
         """Forgets where another engine's pieces lay."""
-        self._elements = self._masks = None
+        assert self._removal is not None
+        self._removal.attach()
 
     def begin_step(self, step: int) -> None:
         """Forgets what units let through."""
@@ -126,46 +127,19 @@ class DemP(Method):
         deviation = one_cycle(self._step, self._span, self._noise)
         if deviation == 0:
             return
+        assert self._removal is not None
         weights = [piece.tensors["weight"] for piece in engine.pieces()]
-        elements = self._placed(engine)
-        streams = [self._step * len(self._numbers) + self._numbers[name] for name in elements.names]
+        elements = self._removal.elements(engine)
+        streams = [self._step * elements.tensors + number for number in elements.numbers]
         noise = normal_in_a_row(self._seed, streams, elements.starts, elements.sizes, elements.device)
         noise.mul_(deviation).mul_(elements.of(self._live))
         parts = [part.view_as(weight) for part, weight in zip(elements.cut(noise), weights, strict=True)]
         torch._foreach_add_(weights, parts)
 
-    @torch.no_grad()
     def after_all(self, engine: Engine) -> None:
         """Removed units back to 0."""
-        if self._masks is None:
-            self._masks = self._masks_of(self._placed(engine))
-        tensors, masks = [], []
-        for piece, mask in zip(engine.pieces(), self._masks, strict=True):
-            if mask is not None:
-                tensors += piece.tensors.values()
-                masks += [mask.view_as(tensor) for tensor in piece.tensors.values()]
-        if tensors:
-            torch._foreach_mul_(tensors, masks)
-        engine.masters_changed()
-
-    def _placed(self, engine: Engine) -> Elements:
-        """Where the pieces' elements belong, found once."""
-        if self._elements is None:
-            named = dict(engine.module.named_parameters())
-            prefix = next(name for name, module in engine.module.named_modules() if module is self._network)
-            prefix += "." if prefix else ""
-            self._numbers = {name: index for index, name in enumerate(sorted(named))}
-            shapes = {name: tuple(getattr(p, "ds_shape", p.shape)) for name, p in named.items()}
-            self._elements = Elements(list(engine.pieces()), shapes, prefix, self.units)
-        return self._elements
-
-    def _masks_of(self, elements: Elements) -> list[Tensor | None]:
-        """By piece, bool: what is not removed of it; None is all."""
-        cut = {name for one in self.units if not bool(self.kept[one.producer].all()) for name in one.tensors()}
-        if not cut:
-            return [None] * len(elements.names)
-        masks = zip(elements.cut(elements.of(self._kept)), elements.inside, strict=True)
-        return [mask if name in cut else None for mask, name in masks]
+        assert self._removal is not None
+        self._removal.zero(engine)
 
     def _agreed(self, world: World) -> Tensor:
         """Bool [units]: live on any rank, the same on all."""
@@ -177,39 +151,42 @@ class DemP(Method):
         return joined.bool()
 
     def _remove(self) -> None:
-        left = self._kept & self._fired.cpu()
-        for kept, still in zip(self.kept.values(), flags_of(self.units, left).values(), strict=True):
+        assert self._removal is not None
+        left = self._removal.flags & self._fired.cpu()
+        for before, still in zip(self.kept.values(), flags_of(self.units, left).values(), strict=True):
             # A layer without any unit would be no layer.
-            if bool(still.any()):
-                kept.copy_(still)
+            if not bool(still.any()):
+                still.copy_(before)
+        self._removal.keep(left)
         self._fired = torch.zeros_like(self._fired)
-        self._masks = None
 
     def state(self) -> dict[str, Tensor]:
         """Which units are left, and which fired since the last removal."""
-        found = {}
-        for prefix, flags in (("kept/", self._kept), ("fired/", self._fired.cpu())):
-            found |= {prefix + name: part.to(torch.uint8) for name, part in flags_of(self.units, flags).items()}
+        found: dict[str, Tensor] = {}
+        for prefix, flags in (("kept/", self.kept), ("fired/", flags_of(self.units, self._fired.cpu()))):
+            found |= {prefix + name: part.to(torch.uint8) for name, part in flags.items()}
         return found
 
     def load_state(self, state: Mapping[str, Tensor]) -> None:
         """Restores them."""
-        self._kept, self._fired = (
+        assert self._removal is not None
+        kept, self._fired = (
             torch.cat([state[prefix + units.producer] for units in self.units]).bool() for prefix in ("kept/", "fired/")
         )
-        self._masks = None
+        self._removal.keep(kept)
 
     def exported(self, weights: dict[str, Tensor]) -> dict[str, Tensor]:
         """Without the removed units."""
-        return sliced(weights, self.kept, self.units)
+        assert self._removal is not None
+        return self._removal.exported(weights)
 
     def metrics(self) -> dict[str, float]:
         """Shares of removable units that were removed and that are dead now, the penalty's factor, FLOPs."""
-        shares = {name: float(kept.double().mean()) for name, kept in self.kept.items()}
+        assert self._removal is not None
         assert self._cost is not None
         return {
-            "removed": 1 - int(self._kept.sum()) / len(self._kept),
+            "removed": 1 - int(self._removal.flags.sum()) / len(self._removal.flags),
             "dead": 1 - int(self._live.sum()) / len(self._live),
             "strength": one_cycle(self._step, self._span, self._strength),
-            **self._cost.without(shares, {units.consumer: shares[units.producer] for units in self.units}),
+            **self._removal.multiplications(self._cost),
         }

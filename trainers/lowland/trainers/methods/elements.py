@@ -32,6 +32,10 @@ class Elements:
         self.names = [piece.name for piece in pieces]
         self.inside = [name.removeprefix(prefix) for name in self.names]
         """By piece, the parameter's name in the units' network."""
+        numbers = {name: number for number, name in enumerate(sorted(shapes))}
+        self.tensors = len(numbers)
+        self.numbers = [numbers[name] for name in self.names]
+        """By piece, which of all parameters it is of, in the order of their names."""
         self.sizes = [piece.tensors["weight"].numel() for piece in pieces]
         self.starts = [piece.segment.offset for piece in pieces]
         self.device = pieces[0].tensors["weight"].device

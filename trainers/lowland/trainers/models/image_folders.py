@@ -10,7 +10,7 @@ from huggingface_hub import save_torch_state_dict
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file
 from torch import Tensor, nn
-from transformers import AutoModelForImageClassification, PretrainedConfig
+from transformers import AutoConfig, AutoModelForImageClassification, PretrainedConfig
 
 from lowland.trainers.errors import DataError, RecipeError
 from lowland.trainers.models.heads import ETFClassifier
@@ -22,6 +22,8 @@ from lowland.trainers.recipe import ImageModelConfig
 from lowland.trainers.recipe.image_model import CIFAR_RESNETS
 from lowland.trainers.recipe.image_model import wide_resnet as wide_sizes
 
+SMALLER = "lowland_smaller"
+"""Field of the configuration of a network of transformers that units were taken out of."""
 PREPROCESSING = "preprocessing.json"
 """File of an exported folder that says how images become the network's input."""
 OWN_TYPE = "lowland-image-classifier"
@@ -73,8 +75,28 @@ def load_classifier(folder: Path) -> tuple[nn.Module, ImageInput]:
         return NetworkPair(first, second).eval(), seen
     if described.get("model_type") == OWN_TYPE:
         return read_own(folder, described, seen).eval(), seen
+    if described.get(SMALLER):
+        return read_smaller(folder, AutoConfig.from_pretrained(folder)).eval(), seen
     network: nn.Module = AutoModelForImageClassification.from_pretrained(folder)
     return network.eval(), seen
+
+
+def smaller_network(folder: Path, config: PretrainedConfig) -> nn.Module:
+    """A network of transformers without what was taken out of a folder's, with weights that are not its own."""
+    network: nn.Module = AutoModelForImageClassification.from_config(config, dtype=torch.float32)
+    fit_units(network, _shapes(folder))
+    return network
+
+
+def read_smaller(folder: Path, config: PretrainedConfig) -> nn.Module:
+    """The same with its weights; a head for another number of classes is initialised anew."""
+    network = smaller_network(folder, config)
+    own, weights = network.state_dict(), load_file(folder / "model.safetensors")
+    differing = [name for name in own if name not in weights or weights[name].shape != own[name].shape]
+    if other := next((name for name in differing if not name.startswith("classifier.")), None):
+        raise DataError(f"{folder}: {other} is not as config.json there says; export the network again")
+    network.load_state_dict(weights | {name: own[name] for name in differing})
+    return network
 
 
 def read_own(folder: Path, described: Mapping[str, Any], seen: ImageInput) -> nn.Module:
@@ -127,11 +149,14 @@ def save_classifier(
     network: nn.Module, recipe: ImageModelConfig, seen: ImageInput, weights: dict[str, Tensor], folder: Path
 ) -> None:
     """Writes configuration, safetensors and preprocessing: loadable by `load_classifier`, and by transformers'
-    AutoModelForImageClassification if the network is one of its own.
+    AutoModelForImageClassification if the network is one of its own and whole.
     """
     folder.mkdir(parents=True, exist_ok=True)
     config = getattr(network, "config", None)
     if isinstance(config, PretrainedConfig):
+        whole = network.state_dict()
+        if any(tensor.shape != whole[name].shape for name, tensor in weights.items()):
+            setattr(config, SMALLER, True)
         config.dtype = next(tensor.dtype for tensor in weights.values() if tensor.is_floating_point())
         config.save_pretrained(folder)
     else:

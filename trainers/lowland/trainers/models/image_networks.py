@@ -10,7 +10,15 @@ from transformers import AutoConfig, AutoModelForImageClassification, Pretrained
 from lowland.trainers.errors import DataError, RecipeError
 from lowland.trainers.models.batch_norm import use_step_batch_norm
 from lowland.trainers.models.image_classifier import ImageInput
-from lowland.trainers.models.image_folders import bare_network, own_description, own_network, read_own
+from lowland.trainers.models.image_folders import (
+    SMALLER,
+    bare_network,
+    own_description,
+    own_network,
+    read_own,
+    read_smaller,
+    smaller_network,
+)
 from lowland.trainers.models.timm_networks import TYPE as TIMM_TYPE
 from lowland.trainers.models.timm_networks import require_timm_images, timm_fields, timm_network
 from lowland.trainers.recipe import ImageModelConfig
@@ -136,6 +144,8 @@ def _read(recipe: ImageModelConfig, seen: ImageInput) -> nn.Module:
     if (described := own_description(recipe)) is not None:
         return read_own(Path(str(recipe.path)), described, seen)
     config = _pretrained_config(recipe, seen)
+    if getattr(config, SMALLER, False):
+        return read_smaller(Path(str(recipe.path)), config)
     try:
         network: nn.Module = AutoModelForImageClassification.from_pretrained(
             recipe.path, config=config, dtype=torch.float32, ignore_mismatched_sizes=True, use_safetensors=True
@@ -149,7 +159,10 @@ def _read_config(recipe: ImageModelConfig, seen: ImageInput) -> nn.Module:
     """The network that `_read` gives, with weights that are not its own."""
     if (described := own_description(recipe)) is not None:
         return bare_network(Path(str(recipe.path)), described, seen)
-    network: nn.Module = AutoModelForImageClassification.from_config(_pretrained_config(recipe, seen))
+    config = _pretrained_config(recipe, seen)
+    if getattr(config, SMALLER, False):
+        return smaller_network(Path(str(recipe.path)), config)
+    network: nn.Module = AutoModelForImageClassification.from_config(config)
     return network
 
 

@@ -20,7 +20,7 @@ from lowland.trainers.recipe.methods.constraints import (
 from lowland.trainers.recipe.methods.halves import cross_split, require_halves
 from lowland.trainers.recipe.methods.labels import CrossSplitConfig, LabelNoiseConfig
 from lowland.trainers.recipe.methods.losses import ConFIGConfig, IGBConfig
-from lowland.trainers.recipe.methods.pruning import DemPConfig, MagnitudePruningConfig
+from lowland.trainers.recipe.methods.pruning import DemPConfig, MagnitudePruningConfig, OPTINConfig
 from lowland.trainers.recipe.methods.robustness import (
     CoBalTConfig,
     FixedETFConfig,
@@ -52,6 +52,7 @@ __all__ = [
     "MethodSection",
     "MultipliersConfig",
     "NuPIConfig",
+    "OPTINConfig",
     "RationaleInvarianceConfig",
     "SpectralDecouplingConfig",
     "SpectralRiskConfig",
@@ -77,6 +78,7 @@ MethodConfig = Annotated[
     | CEAGConfig
     | MagnitudePruningConfig
     | DemPConfig
+    | OPTINConfig
     | IGBConfig
     | ConFIGConfig,
     Field(discriminator="name"),

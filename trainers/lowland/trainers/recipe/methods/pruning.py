@@ -5,7 +5,7 @@ from typing import Annotated, ClassVar, Literal
 from pydantic import Field, model_validator
 
 from lowland.trainers.recipe.amounts import Amount, Units
-from lowland.trainers.recipe.methods.base import MethodSection, NotNegative, Point
+from lowland.trainers.recipe.methods.base import MethodSection, NotNegative, Point, Positive
 from lowland.trainers.recipe.optimizers.mixed import Kind
 
 
@@ -62,3 +62,21 @@ class DemPConfig(MethodSection):
     """Length of the cycle in which both rise and fall."""
     every: Annotated[Amount, Units("steps", "epochs")] = Amount(5, "epochs")
     """Interval between removals of units that let nothing through in the whole of it."""
+
+
+class OPTINConfig(MethodSection):
+    """Heads and neurons whose removal changes the rest least are taken out, once; for vision transformers."""
+
+    whole_weights: ClassVar[bool] = True
+    eager: ClassVar[bool] = True
+
+    name: Literal["optin"]
+    """OPTIN."""
+    flops: Annotated[float, Field(gt=0, le=1)]
+    """Multiplications that are left, as a share of the whole network's; 1 takes out nothing."""
+    at: Point = Amount(100, "%")
+    """Point of the training after which it is done, at least one step; 100 % is the end, before the last evaluation."""
+    images: Annotated[int, Field(ge=1)] = 32
+    """Training images by which heads and neurons are scored."""
+    balance: Positive = 10.0
+    """How many times as much the mean change of the blocks' outputs weighs as that of the predictions."""
