@@ -241,6 +241,11 @@ class TestPreflight:
         for part in ("asks for 2 GPUs", "lowland data prepare"):
             assert part in message
 
+    def test_a_text_of_which_nothing_is_held_out(self, tmp_path):
+        data = prepared(tmp_path / "data", held_out=0)
+        with pytest.raises(UserError, match=r"data.path: .*: the split 'held_out' is empty; prepare with more data"):
+            self.run(make_recipe(str(data)), tmp_path / "runs")
+
     def test_columns_of_images(self, tmp_path):
         file = write_parquet(tmp_path / "a.parquet", [b""] * 2, [0, 1], side=["left", "right"])
         self.run(of_images(path=str(file)), tmp_path / "runs")

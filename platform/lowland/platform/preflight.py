@@ -167,6 +167,8 @@ def _text_files(recipe: CausalLMRecipe) -> tuple[dict[str, int | None], tuple[st
     digest = ""
     try:
         data = manifest_of(place)
+        for name in ("train", "held_out"):
+            data.split(name, place)
         filesystem, root, _ = open_filesystem(place)
         with filesystem.open_input_stream(f"{root}/{FILE_NAME}") as stream:
             digest = hashlib.sha256(bytes(stream.read())).hexdigest()

@@ -87,6 +87,17 @@ class Manifest(Section):
     digest: str = ""
     """sha256 over the shards' digests and the settings."""
 
+    def split(self, name: SplitName, place: str) -> SplitInfo:
+        """A split that has rows.
+
+        Raises:
+            DataError: it has none; `place`, the folder, is named.
+        """
+        info = self.splits.get(name, SplitInfo())
+        if info.rows == 0:
+            raise DataError(f"{place}: the split '{name}' is empty; prepare with more data or another --held-out")
+        return info
+
     def content_digest(self) -> str:
         """The digest this manifest should carry: it changes with any token and with any setting."""
         settings = self.model_dump(mode="json", exclude={"digest", "sources"})

@@ -41,9 +41,7 @@ class PackedSplit:
         """
         folder = local_folder(folder)
         manifest = Manifest.read(folder)
-        info = manifest.splits.get(name, SplitInfo())
-        if info.rows == 0:
-            raise DataError(f"{folder}: the split '{name}' is empty; prepare with more data or another --held-out")
+        info = manifest.split(name, str(folder))
         for shard in info.shards:
             if not (folder / shard.file).is_file():
                 raise DataError(f"{folder / shard.file}: this shard is named in the manifest but missing")
