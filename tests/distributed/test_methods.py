@@ -11,6 +11,7 @@ from support.full import full
 from support.images import train_methods, trained_weights, write_digits
 from support.processes import Ranks
 from support.training import Outcome, states, worst_loss, zero
+from support.vision import WITHOUT_NORM
 
 pytestmark = pytest.mark.processes
 
@@ -133,3 +134,20 @@ def test_the_same_weights_and_units_are_pruned(
     assert not any(bool(weights[name][mask == 0].any()) for name, mask in after.items())
     total = sum(mask.numel() for mask in before.values())
     assert sum(int((after[name] != mask).sum()) for name, mask in before.items()) <= total // 10_000
+
+
+@pytest.mark.full
+@pytest.mark.parametrize("changes", [TORCH, zero(2)], ids=["torch", "zero-2"])
+def test_ranks_share_the_scores_of_heads_and_neurons(
+    changes: dict[str, Any], digits: Path, one: Ranks, two: Ranks, tmp_path: Path
+) -> None:
+    methods = [{"name": "optin", "flops": 0.5, "at": "3 steps", "images": 10}]
+    model = {"model": WITHOUT_NORM["model"]}
+    alone = one(train_methods, digits, tmp_path / "alone", methods, {**TORCH, **model})[0]
+    ours = two(train_methods, digits, tmp_path / "ours", methods, {**changes, **model})[0]
+    assert worst_loss(ours.losses, alone.losses) < 1e-5
+    assert ours.values["methods/optin/removed_heads"] == alone.values["methods/optin/removed_heads"]
+    before, after = trained_weights(tmp_path / "alone"), trained_weights(tmp_path / "ours")
+    assert sum(int((weight == 0).sum()) for weight in before.values()) > 500
+    for name, weight in before.items():
+        assert torch.equal(after[name] == 0, weight == 0), name
