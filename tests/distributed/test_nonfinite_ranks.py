@@ -66,3 +66,15 @@ def test_bf16_too(two: Ranks, stage: int, micro_batch: int, data: Path, tmp_path
     before, after, end = (weights(tmp_path, step) for step in (4, 5, 6))
     assert all(torch.equal(after[name], tensor) for name, tensor in before.items())
     assert all(bool(tensor.isfinite().all()) for tensor in end.values())
+
+
+def test_ranks_that_read_outcomes_late_skip_together(two: Ranks, data: Path, tmp_path: Path) -> None:
+    """Nothing but the end asks for an outcome."""
+    changes = {**SHORT, **TORCH, **SKIP, "log_every": 6}
+    late, other = two(inside, data, tmp_path / "late", changes, "not_finite", "gradient", FIFTH, 1)
+    assert late.result.skipped == other.result.skipped == 1
+    (event,) = [text for text in late.events if "not finite" in text]
+    assert event.startswith("step 5: a gradient is not finite (examples 32 to 39, ")
+    two(inside, data, tmp_path / "each", {**changes, "log_every": 1}, "not_finite", "gradient", FIFTH, 1)
+    found, expected = weights(tmp_path / "late", 6), weights(tmp_path / "each", 6)
+    assert all(torch.equal(found[name], tensor) for name, tensor in expected.items())

@@ -12,11 +12,12 @@ from support.corpus import prepared
 from support.training import ADAMW, TORCH, config, not_finite, outcome, states, train
 from torch import Tensor, nn
 
-from lowland.optim import SGD, Lion, Whole, skips_on_device
+from lowland.optim import SGD, Layout, Lion, Whole, skips_on_device
 from lowland.trainers.engines import UnreadOutcome, torch_engine
 from lowland.trainers.engines.torch_engine import TorchEngine
 from lowland.trainers.errors import NonFiniteError
-from lowland.trainers.models import ImageClassifierLoss
+from lowland.trainers.models import ImageClassifierLoss, StepBatchNorm2d, settle
+from lowland.trainers.world import World
 
 MOMENTUM = {"optimizer": {"name": "sgd", "lr": 0.5, "momentum": 0.9}}
 SKIP = {"nonfinite": {"policy": "skip"}}
@@ -153,6 +154,63 @@ def test_methods_are_told_before_the_next_gradients(tmp_path: Path) -> None:
     with watched(seen):
         vision.train(tmp_path, changes)
     assert seen == [*["accumulate"] * 4, "step", "read"] * 2
+
+
+class Small(nn.Module):
+    """A sum of losses of a network with BatchNorm."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.last = nn.Linear(6, 12), nn.Linear(12, 1)
+        self.norm = StepBatchNorm2d(nn.BatchNorm2d(3), synchronised=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        hidden = self.norm(self.first(x).view(len(x), 3, 2, 2)).relu()
+        loss: Tensor = self.last(hidden.flatten(1)).square().sum()
+        return loss
+
+
+def engine_steps(device: str, make: Any) -> tuple[list[bool], list[float], dict[str, Tensor]]:
+    """Outcomes, norms, weights, averages and optimizer state of a few steps; two have gradients that are not finite."""
+    torch.manual_seed(0)
+    module = Small().to(device)
+    optimizer = make(module.parameters())
+    layout = Layout.whole([module.named_parameters()])
+    world = World.current(torch.device(device))
+    engine = TorchEngine(module, optimizer, layout, world=world, max_grad_norm=0.5, autocast=False)
+    outcomes = []
+    for step in range(6):
+        x = torch.randn(4, 6, generator=torch.Generator().manual_seed(step)).to(device)
+        engine.accumulate({"x": x * torch.inf if step in (0, 3) else x}, scale=0.25, last=True)
+        outcomes.append(engine.step(1.0))
+        settle(module, applied=outcomes[-1].applied)
+    found = {**module.state_dict()}
+    for index, p in enumerate(module.parameters()):
+        found |= {f"{index} {name}": value for name, value in optimizer.state[p].items()}
+    read = [outcome.read() for outcome in outcomes]
+    return [each.applied for each in read], [each.grad_norm for each in read if each.applied], found
+
+
+@pytest.mark.parametrize(
+    "device",
+    ["cpu", pytest.param("cuda", marks=pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU"))],
+)
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda params: torch.optim.AdamW(params, lr=0.1, fused=True),
+        lambda params: SGD(params, lr=0.1, momentum=0.9),
+    ],
+    ids=["adamw", "sgd"],
+)
+def test_an_engine_does_the_same_whenever_its_outcomes_are_read(device: str, make: Any) -> None:
+    applied, norms, found = engine_steps(device, make)
+    with read_at_once():
+        applied_at_once, norms_at_once, expected = engine_steps(device, make)
+    assert applied == applied_at_once == [step not in (0, 3) for step in range(6)]
+    assert norms == norms_at_once
+    assert found.keys() == expected.keys()
+    assert all(torch.equal(found[name], value) for name, value in expected.items())
 
 
 def parameters() -> list[nn.Parameter]:

@@ -62,3 +62,18 @@ def test_hooks_run_once_a_step_also_where_torchs_own_class_is_in_use() -> None:
     optimizer.register_step_post_hook(lambda *_: steps.append(1))
     optimizer.step()
     assert steps == [1]
+
+
+def test_under_torchs_loss_scaler_steps_are_left_out_or_unscaled() -> None:
+    w, reference = (nn.Parameter(torch.tensor([1.0, -2.0])) for _ in range(2))
+    optimizer, plain = SGD([w], lr=0.1, momentum=0.9), SGD([reference], lr=0.1, momentum=0.9)
+    scaler = torch.amp.GradScaler("cpu", init_scale=8.0)
+    for factor in (torch.inf, 1.0, 3.0):
+        optimizer.zero_grad()
+        scaler.scale((factor * w).sum()).backward()
+        scaler.step(optimizer)
+        scaler.update()
+        if factor < torch.inf:
+            reference.grad = torch.full_like(reference, factor)
+            plain.step()
+        assert torch.equal(w, reference)

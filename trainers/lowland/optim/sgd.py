@@ -47,7 +47,7 @@ class SGD(torch.optim.SGD):
         super().__init__(params, lr, momentum, weight_decay=weight_decay, nesterov=nesterov)
 
     @property
-    def _step_supports_amp_scaling(self) -> bool:
+    def _step_supports_amp_scaling(self) -> bool:  # type: ignore[override]
         """torch's word for: the fused step heeds `found_inf`."""
         return not any(_is_dtensor(p) for group in self.param_groups for p in group["params"])
 
