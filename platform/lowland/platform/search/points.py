@@ -94,11 +94,13 @@ def _searched(entry: Entry, text: str) -> float | int | None:
     searched = Key.parse(entry.key).searched_value(value) if value is not None else None
     if searched is None:
         return None
-    unbounded = isinstance(parameter, Unbounded)
-    whole = parameter.multiple is not None if unbounded else isinstance(parameter, IntegerRange)
+    if isinstance(parameter, Unbounded):
+        whole, ends = parameter.multiple is not None, parameter.ends
+    else:
+        whole, ends = isinstance(parameter, IntegerRange), (parameter.low, parameter.high)
     if whole and math.isclose(searched, round(searched), abs_tol=1e-6):
         return round(searched)
-    for end in parameter.ends if unbounded else (parameter.low, parameter.high):
+    for end in ends:
         if math.isclose(searched, end, rel_tol=1e-9, abs_tol=1e-12):
             return end
     return searched

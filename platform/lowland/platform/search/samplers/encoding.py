@@ -39,7 +39,7 @@ class Encoding:
         self.space = dict(space)
         self.columns = dict[str, slice]()
         self._scales = {
-            name: _unbounded_scale(d, unbounded[name]) if name in (unbounded or {}) else _scale(d)
+            name: _unbounded_scale(d, unbounded[name]) if unbounded and name in unbounded else _scale(d)
             for name, d in self.space.items()
             if isinstance(d, FloatDistribution | IntDistribution)
         }

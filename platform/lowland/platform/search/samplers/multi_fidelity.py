@@ -240,7 +240,7 @@ class MultiFidelitySampler(BaseSampler):
             if costs is not None and weight:
                 total -= weight * costs.log_rate(points)
             if costs is not None and least is not None:
-                total -= _REPEATED * (costs.log_rate(points) > most)
+                total -= _REPEATED * np.maximum(costs.log_rate(points) - most, 0.0)
             return total
 
         return worth
