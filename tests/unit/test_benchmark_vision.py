@@ -7,13 +7,15 @@ from pathlib import Path
 import pytest
 import torch
 import vision_quality
+import vision_steps
 import vision_throughput
 from common import ROOT
+from gpu_time import Kernel
 from vision_arms import ARMS, FAST, recipe
 from vision_plain import Outcome, Pixels, factor
 from vision_quality import Store
 from vision_report import tables
-from vision_steps import Timing
+from vision_steps import End, Job, Timing, timing
 from vision_throughput import bars, markdown
 
 
@@ -138,3 +140,26 @@ def test_bars_tell_what_is_slow() -> None:
     assert bars(report) == 1
     report["runs"]["resnet50"] = {"lowland": [run(99.0, 0.001)], "plain": []}
     assert bars(report) == 1, "nothing was compared"
+
+
+def test_a_window_more_is_profiled_if_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    calls = list[str]()
+
+    class Profiler:
+        def start(self) -> None:
+            calls.append("start")
+
+        def stop(self) -> None:
+            calls.append("stop")
+
+    monkeypatch.setattr(torch.profiler, "profile", lambda activities: Profiler())
+    kernels = [Kernel(0.0, 4e6, "a"), Kernel(1e6, 3e6, "b"), Kernel(10e6, 12e6, "c")]
+    monkeypatch.setattr(vision_steps, "gpu_kernels", lambda profiler: kernels)
+    job = Job("lowland", {}, {}, None, {}, 32, 4, 25, 10, 1, "cuda", bf16=True, compile=True, idle=True)
+    end = End(job)
+    assert [end.reached(step) for step in (10, 20, 30, 40)] == [False, False, False, True]
+    assert calls == ["start", "stop"]
+    assert end.idle == {"idle": 0.6}
+    windows = {step: {"perf/step_seconds": step / 10, "perf/samples_per_second": 1.0} for step in (10, 20, 30, 40)}
+    found = timing(job, windows, end.idle)
+    assert found.split == {"step": 2.5, "idle": 0.6}, "the first third and the profiled window do not count"
