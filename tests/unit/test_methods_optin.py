@@ -21,7 +21,8 @@ from lowland.trainers.engines.torch_engine import TorchEngine
 from lowland.trainers.errors import RecipeError
 from lowland.trainers.methods.base import Problem
 from lowland.trainers.methods.optin import OPTIN
-from lowland.trainers.methods.trajectory import Candidates, Trajectory, importance, kept_within
+from lowland.trainers.methods.trajectory import Trajectory, importance
+from lowland.trainers.methods.transformer_units import Candidates, kept_within
 from lowland.trainers.models import ImageClassifierLoss, load_classifier
 from lowland.trainers.models.image_classifier import ImageInput
 from lowland.trainers.models.units import attention_heads, fit_units, hidden_neurons, without_units

@@ -10,7 +10,6 @@ of the predictions; the first is what the paper calls the trajectory.
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
@@ -125,50 +124,3 @@ def importance(effects: Tensor, balance: float) -> Tensor:
     means = effects.mean(0)
     factor = means[0] / (balance * means[1]) if means[1] > 0 else means[1]
     return effects[:, 0] + factor * effects[:, 1]
-
-
-@dataclass(frozen=True)
-class Candidates:
-    """Units of one kind."""
-
-    importances: Tensor
-    """float64 [n]"""
-    blocks: Tensor
-    """int64 [n]: the block of each, counted from 0."""
-    cost: int
-    """Multiplications of each, for an example."""
-
-    def ordered(self) -> Tensor:
-        """int64 [n]: most important first, and the most important one of each block before all others."""
-        order = self.importances.argsort(descending=True, stable=True)
-        blocks = self.blocks[order]
-        first = functional.one_hot(blocks).cumsum(0).gather(1, blocks[:, None])[:, 0] == 1
-        return torch.cat([order[first], order[~first]])
-
-
-def kept_within(heads: Candidates, neurons: Candidates, budget: int) -> tuple[Tensor, Tensor]:
-    """The heads and neurons of the largest total importance within a budget, at least one of both in each block.
-
-    For each number of heads, the most important neurons fill what is left.
-
-    Args:
-        heads, neurons: of the same blocks.
-        budget: multiplications for an example; enough for one of both in each block.
-
-    Returns:
-        bool [heads] and bool [neurons].
-    """
-    least = len(heads.blocks.unique())
-    counts = torch.arange(least, len(heads.blocks) + 1)
-    others = ((budget - counts * heads.cost) // neurons.cost).clamp(max=len(neurons.blocks))
-    orders = heads.ordered(), neurons.ordered()
-    sums = [
-        functional.pad(one.importances[order].cumsum(0), (1, 0))
-        for one, order in zip((heads, neurons), orders, strict=True)
-    ]
-    totals = sums[0][counts] + sums[1][others.clamp(min=0)]
-    best = totals.masked_fill(others < least, -torch.inf).argmax()
-    kept = [torch.zeros(len(order), dtype=torch.bool) for order in orders]
-    for flags, order, count in zip(kept, orders, (counts[best], others[best]), strict=True):
-        flags[order[:count]] = True
-    return kept[0], kept[1]
