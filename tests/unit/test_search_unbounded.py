@@ -147,7 +147,7 @@ def test_samplers_that_need_ends_are_refused(tmp_path: Path, recipe: Any, sample
     with pytest.raises(UserError) as caught:
         asked(tmp_path, recipe, sampler=sampler)
     assert str(caught.value).startswith(
-        f"--sampler {sampler} needs the ends of every range, and {WIDTH}, {LR} has none"
+        f"--sampler {sampler} needs the ends of every range; without any: {WIDTH}, {LR} ("
     )
     assert "take --sampler pareto, " in str(caught.value)
 

@@ -104,7 +104,7 @@ def _check_unbounded(setting: Setting) -> None:
     names = _unbounded(setting)
     if names and setting.sampler != LOCAL:
         raise UserError(
-            f"--sampler {setting.sampler} needs the ends of every range, and {', '.join(names)} has none (type: "
+            f"--sampler {setting.sampler} needs the ends of every range; without any: {', '.join(names)} (type: "
             f"unbounded); take --sampler {LOCAL}, which looks around the front of quality and cost, or give low and "
             "high (type: float or integer, log: true)"
         )
