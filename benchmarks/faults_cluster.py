@@ -32,9 +32,7 @@ TITLES = {
 }
 """What the titles of processes hold."""
 OF_A_CLUSTER = ("raylet", "gcs_server")
-COORDINATOR = "_AutoscalingCoordinatorActor"
-"""Ray's own: the first training on a cluster starts it, and it stays for all that follow."""
-IDLE = ("ray::IDLE", "ray::SPILL", "ray::RESTORE", f"ray::{COORDINATOR}")
+IDLE = ("ray::IDLE", "ray::SPILL", "ray::RESTORE")
 
 
 class Nodes:
@@ -177,8 +175,7 @@ def held(address: str) -> dict[str, int]:
     )
     try:
         groups = sum(group["state"] != "REMOVED" for group in state.placement_group_table().values())
-        live = [actor for actor in state.actor_table(None).values() if actor["State"] != "DEAD"]
-        actors = sum(COORDINATOR not in actor["ActorClassName"] for actor in live)
+        actors = sum(actor["State"] != "DEAD" for actor in state.actor_table(None).values())
         total, free = state.cluster_resources().get("CPU", 0), state.available_resources().get("CPU", 0)
         return {"placement groups": groups, "actors": actors, "CPUs": round(total - free)}
     finally:

@@ -29,6 +29,8 @@ class Search:
     trials: int
     whole: int
     """Epochs of a whole training."""
+    starts: Sequence[float] = ()
+    """Seconds from decisions to first steps, where they are known."""
 
     @property
     def trained_whole(self) -> int:
@@ -65,7 +67,7 @@ def losses(searches: Sequence[Search]) -> str:
     """The tables of all tasks, in Markdown."""
     parts = []
     for task, methods in by_method(searches).items():
-        parts += [_quality(task, methods), _reaching(task, methods)]
+        parts += [_quality(task, methods), _reaching(task, methods), _starting(task, methods)]
     return "\n\n".join(part for part in parts if part)
 
 
@@ -129,6 +131,17 @@ def _reaching(task: str, methods: Mapping[str, Sequence[Search]]) -> str:
             row = [task, goal, method, share, _number(epochs), _part(spent, epochs)]
             rows.append([*row, _number(seconds), _part(fmean(s.seconds for s in of), seconds)])
     return _table(rows) if len(rows) > 1 else ""
+
+
+def _starting(task: str, methods: Mapping[str, Sequence[Search]]) -> str:
+    """How long workers that were there took from a decision to the first step."""
+    found = {method: sorted(start for s in of for start in s.starts) for method, of in methods.items()}
+    return "\n".join(
+        f"{task}, {method}: {len(starts)} parts of trainings began {median(starts):.2f} s after they were decided on "
+        f"(median; 95 % of them within {starts[int(0.95 * (len(starts) - 1))]:.2f} s, all within {starts[-1]:.2f} s)"
+        for method, starts in found.items()
+        if starts
+    )
 
 
 def _number(value: float) -> str:

@@ -3,7 +3,7 @@
 python benchmarks/real_searches.py SEARCH.json     (started by search_real.py)
 
 Both sides train the same recipes by `lowland.trainers.fit`, which evaluates after each epoch.  Time counts from the
-moment at which a cluster stands: Ray's and the tracking store are there, workers are still to be started.
+start of this process, as for whoever types the command: imports, Ray's start and the tracking store's are in it.
 """
 
 import json
@@ -21,6 +21,7 @@ from real_tasks import EPOCHS
 
 from lowland.platform.recipe import Recipe, read_recipe
 from lowland.platform.search.space import BoundSpace
+from lowland.platform.startup import command_started
 from lowland.search_spaces import Space
 
 if TYPE_CHECKING:
@@ -53,51 +54,66 @@ class Order:
 class Found:
     """What a search measured."""
 
-    startup: float = 0.0
-    """Seconds until there was a cluster."""
     trials: int = 0
     """That began."""
     points: list[Point] = field(default_factory=list)
     """Each epoch that a trial was trained and evaluated, by time, as far as the seconds went."""
+    starts: list[float] = field(default_factory=list)
+    """Seconds from each decision of `lowland tune`, after the first loss, to the first step that followed from it."""
 
 
 def main(path: Path) -> None:
     """Searches, and writes what was found."""
-    born = time.time()
     order = Order(**json.loads(path.read_text(encoding="utf-8")))
     os.sched_setaffinity(0, order.cores)  # Ray's processes inherit it
-    found, begun = (_lowland if order.method == "lowland" else _stock)(order)
-    found.startup = begun - born
+    found = (_lowland if order.method == "lowland" else _stock)(order, command_started())
     found.points = sorted((point for point in found.points if point[0] <= order.seconds), key=lambda point: point[0])
     write_json(Path(order.result), found)
 
 
-def _lowland(order: Order) -> tuple[Found, float]:
-    """`lowland tune`, stopped after the seconds as by `lowland study stop`; and when it began."""
+def _lowland(order: Order, begun: float) -> Found:
+    """`lowland tune`, stopped after the seconds as by `lowland study stop`."""
     from rich.console import Console
 
     from lowland.platform.search.setting import STOP
     from lowland.platform.search.start import begin
     from lowland.platform.search.tune import tune
-    from lowland.platform.tracking.store import check_store, resolve_uri
 
     space = Path(order.result).with_name("space.yaml")
     space.write_text(json.dumps(order.space), encoding="utf-8")  # which is YAML
-    recipe = read_recipe(order.recipe)
-    setting = begin(recipe, [str(space)], trials=10**6, parallel=str(order.parallel), seed=order.seed)
-    uri = resolve_uri(recipe.tracking, recipe.storage)
-    experiment_id = check_store(uri, recipe.tracking.experiment)
-    with _cluster(order, recipe):
-        begun = time.time()
-        stop = threading.Timer(order.seconds, (setting.folder / STOP).touch)
-        stop.daemon = True
-        stop.start()
-        outcome = tune(setting, address=None, console=Console(width=150))
-    return _recorded(uri, experiment_id, outcome.parent_run_id, begun), begun
+    setting = begin(
+        read_recipe(order.recipe), [str(space)], trials=10**6, parallel=str(order.parallel), seed=order.seed
+    )
+    stop = threading.Timer(begun + order.seconds - time.time(), (setting.folder / STOP).touch)
+    stop.daemon = True
+    stop.start()
+    outcome = tune(setting, address="local", console=Console(width=150))
+    return _recorded(outcome.tracking_uri, outcome.parent_run_id, begun)
+
+
+def _recorded(uri: str, parent: str, begun: float) -> Found:
+    """What the trials' runs in MLflow have."""
+    from lowland.platform.tracking.run import find_runs
+    from lowland.platform.tracking.store import connect
+
+    client, found = connect(uri), Found()
+    steps = list[tuple[float, float]]()
+    for run in find_runs(uri, client.get_run(parent).info.experiment_id, "mlflow.parentRunId", parent):
+        found.trials += 1
+        trial, run_id = run.data.tags["lowland.trial"], run.info.run_id
+        accuracies = {p.step: p.value for p in client.get_metric_history(run_id, "eval/accuracy")}
+        for point in client.get_metric_history(run_id, "eval/loss"):
+            seconds = point.timestamp / 1000 - begun
+            found.points.append((seconds, trial, point.value, accuracies.get(point.step)))
+        first = client.get_metric_history(run_id, "startup/total_seconds")
+        steps += [(p.timestamp / 1000 - begun, p.value) for p in first]
+    warm = min((point[0] for point in found.points), default=0.0)
+    found.starts = [took for at, took in steps if at - took >= warm]
+    return found
 
 
 def _cluster(order: Order, recipe: Recipe) -> AbstractContextManager[Any]:
-    """One that holds the trials and leaves a CPU; the same for both sides."""
+    """One that holds the trials and leaves a CPU, as `lowland tune` makes it for itself."""
     from lowland.platform.cluster import connect
 
     scaling = recipe.scaling
@@ -105,24 +121,8 @@ def _cluster(order: Order, recipe: Recipe) -> AbstractContextManager[Any]:
     return connect("local", cpus=cpus, gpus=None if scaling.gpus_per_worker else 0)
 
 
-def _recorded(uri: str, experiment_id: str, parent: str, begun: float) -> Found:
-    """What the trials' runs in MLflow have."""
-    from lowland.platform.tracking.run import find_runs
-    from lowland.platform.tracking.store import connect
-
-    client, found = connect(uri), Found()
-    for run in find_runs(uri, experiment_id, "mlflow.parentRunId", parent):
-        found.trials += 1
-        trial = run.data.tags["lowland.trial"]
-        accuracies = {p.step: p.value for p in client.get_metric_history(run.info.run_id, "eval/accuracy")}
-        for point in client.get_metric_history(run.info.run_id, "eval/loss"):
-            seconds = point.timestamp / 1000 - begun
-            found.points.append((seconds, trial, point.value, accuracies.get(point.step)))
-    return found
-
-
-def _stock(order: Order) -> tuple[Found, float]:
-    """Ray Tune with OptunaSearch and, unless the search is random, ASHAScheduler; and when it began.
+def _stock(order: Order, begun: float) -> Found:
+    """Ray Tune with OptunaSearch and, unless the search is random, ASHAScheduler.
 
     Raises:
         RuntimeError: trials failed.
@@ -133,21 +133,21 @@ def _stock(order: Order) -> tuple[Found, float]:
         from ray import tune
         from real_trainable import train
 
-        keep = _keeper()
+        keep = _keeper(begun)
         trainable = tune.with_parameters(train, recipe=order.recipe, space=order.space)
         tuner = tune.Tuner(
             tune.with_resources(trainable, {"cpu": scaling.cpus_per_worker, "gpu": scaling.gpus_per_worker}),
-            tune_config=_tune_config(order, BoundSpace(Space.model_validate(order.space), recipe)),
+            tune_config=_tune_config(order, BoundSpace(Space.model_validate(order.space), recipe), begun),
             run_config=tune.RunConfig(name="tune", storage_path=recipe.storage, verbose=0, callbacks=[keep]),
         )
-        keep.begun = begun = time.time()
         tuner.fit()
     if keep.failed:
         raise RuntimeError(f"{len(keep.failed)} trials failed, the first of them {keep.failed[0]}")
-    return keep.found, begun
+    found: Found = keep.found
+    return found
 
 
-def _tune_config(order: Order, space: BoundSpace) -> "tune.TuneConfig":
+def _tune_config(order: Order, space: BoundSpace, begun: float) -> "tune.TuneConfig":
     import optuna
     from ray import tune
     from ray.tune.schedulers import ASHAScheduler, FIFOScheduler
@@ -165,19 +165,19 @@ def _tune_config(order: Order, space: BoundSpace) -> "tune.TuneConfig":
         scheduler=scheduler,
         num_samples=-1,
         max_concurrent_trials=order.parallel,
-        time_budget_s=order.seconds,
+        time_budget_s=begun + order.seconds - time.time(),
         reuse_actors=True,  # not its default: else each trial would start a process and import torch
     )
 
 
-def _keeper() -> Any:
+def _keeper(begun: float) -> Any:
     """A callback of Tune that keeps what trials report."""
     from ray.tune import Callback
     from real_trainable import DIVERGED
 
     class Keeper(Callback):
         def __init__(self) -> None:
-            self.begun, self.found, self.failed = 0.0, Found(), list[str]()
+            self.found, self.failed = Found(), list[str]()
 
         def on_trial_start(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
             self.found.trials += 1
@@ -189,7 +189,7 @@ def _keeper() -> Any:
             self, iteration: int, trials: list[Any], trial: Any, result: dict[str, Any], **info: Any
         ) -> None:
             if result["loss"] < DIVERGED:
-                at = result["at"] - self.begun
+                at = result["at"] - begun
                 self.found.points.append((at, trial.trial_id, result["loss"], result.get("accuracy")))
 
     return Keeper()

@@ -5,12 +5,12 @@
     python benchmarks/search_real.py --tasks cifar --images cifar10/ --out real --parallel 2     two GPUs, one a trial
     python benchmarks/search_real.py --out real --budget 0                        the tables of what is there
 
-A search has --seconds from when its cluster stands.  Both sides train the same recipes on the same resources, judged
-by the same held-out loss after each of 17 epochs; ASHA's rungs (1, 3, 9) are those of `promotion`.  The stock side
-keeps its processes between trials (`reuse_actors`), which is not its default, and tracks nothing; lowland's has all
-that `lowland tune` does.  `random` is Tune with random search and whole trainings.  With several --jobs, searches run
-side by side, each on its share of the cores.  Results are kept search by search in OUT/results.json: called again, it
-goes on with what is missing.
+A search has --seconds from the start of its process: imports, Ray's start and the tracking store's are in it.  Both
+sides train the same recipes on the same resources, judged by the same held-out loss after each of 17 epochs; ASHA's
+rungs (1, 3, 9) are those of `promotion`.  The stock side keeps its processes between trials (`reuse_actors`), which is
+not its default, and tracks nothing; lowland's has all that `lowland tune` does.  `random` is Tune with random search
+and whole trainings.  With several --jobs, searches run side by side, each on its share of the cores.  Results are kept
+search by search in OUT/results.json: called again, it goes on with what is missing.
 """
 
 import argparse
@@ -136,6 +136,7 @@ class Results:
                 [tuple(point) for point in cell["points"]],
                 cell["trials"],
                 EPOCHS,
+                cell.get("starts", ()),
             )
             for cell in self.cells.values()
         ]

@@ -63,6 +63,13 @@ def test_tables_compare_with_the_stock_side_seed_by_seed():
     assert "| inf |  |  |  |" in nothing, "no number is no difference"
 
 
+def test_seconds_from_decisions_to_first_steps_are_told_where_they_are_known():
+    timed = Search("digits", "lowland", 0, 10.0, POINTS, trials=2, whole=2, starts=[0.5, 0.25, 4.0])
+    told = losses([timed, search("stock", 0, POINTS)]).split("\n\n")[-1]
+    assert "digits, lowland: 3 parts of trainings began 0.50 s after" in told
+    assert "95 % of them within 0.50 s, all within 4.00 s" in told
+
+
 def options(out, **changes):
     given = {
         "tasks": ["digits"],
@@ -79,10 +86,11 @@ def options(out, **changes):
 def test_a_later_call_goes_on_and_refuses_other_settings(tmp_path):
     assert [cell.key for cell in cells(options(tmp_path))][:2] == ["digits-lowland-1", "digits-stock-1"]
     given = options(tmp_path)
-    Results(given).add(Cell("digits", "stock", 1), {"points": POINTS, "trials": 2, "startup": 1.0}, given, "here")
+    Results(given).add(Cell("digits", "stock", 1), {"points": POINTS, "trials": 2, "starts": [0.5]}, given, "here")
     again = Results(given)
     assert list(again.cells) == ["digits-stock-1"]
     assert again.searches()[0].trained_whole == 0
+    assert again.searches()[0].starts == [0.5]
     with pytest.raises(SystemExit, match="give another --out"):
         Results(options(tmp_path, seconds=10.0))
     assert Results(options(tmp_path, seconds=10.0, budget=0)).searches()

@@ -199,7 +199,11 @@ def test_the_runs_of_a_driver_that_died_between_making_and_noting_them_are_found
     again = runs()
     job = begin(again, 0)
     assert job.task["run_id"] == made.info.run_id
-    assert begin(again, 1).task["run_id"] != made.info.run_id
+    with monkeypatch.context() as patch:
+        patch.setattr(TrackedRun, "log_recipe", dies)  # which is done while workers begin
+        assert begin(again, 1).task["run_id"] != made.info.run_id
+        with pytest.raises(Killed):
+            again.ended(1, Outcome("reached"), "paused")
     later = runs()  # that driver died as well, with trial 0 decided on and trial 1 under way
     later.settle(0, Outcome("reached"), "paused")
     later.settle(0, Outcome("reached"), "finished")
@@ -211,4 +215,5 @@ def test_the_runs_of_a_driver_that_died_between_making_and_noting_them_are_found
     later.settle(1, Outcome("diverged"), "failed")
     run = next(r for r in find_runs(uri, experiment, "lowland.trial", "1"))
     assert (run.info.status, run.data.tags["lowland.trial.end"]) == ("FAILED", "diverged")
+    assert run.data.params["optimizer.lr"] == "0.001"
     assert connect(uri).get_run(made.info.run_id).data.params["optimizer.lr"] == "0.001"

@@ -79,6 +79,16 @@ def test_groups_are_as_many_as_jobs_wait_and_the_cluster_has_room_for(monkeypatc
     assert world.open == [0, 1, 3], "it makes room for another kind"
 
 
+def test_groups_that_start_before_there_are_jobs_are_those_that_jobs_get(monkeypatch: pytest.MonkeyPatch):
+    world = World(monkeypatch, most=3, room=2)
+    world.pool.begin(ONE, 3)
+    assert world.open == [0, 1], "no more than there is room for"
+    world.tend({ONE: 2})
+    assert world.open == [0, 1], "they come up already"
+    world.tend({TWO: 1}, came={0, 1})
+    assert world.open == [1, 2], "one makes room where another kind is asked for"
+
+
 def test_lost_groups_are_replaced_however_often_and_what_they_held_is_freed(monkeypatch: pytest.MonkeyPatch):
     world = World(monkeypatch, most=1)
     for number in range(3 * IN_A_ROW):

@@ -140,6 +140,11 @@ def connect(
             ray.shutdown()
 
 
+def own_cpus() -> int:
+    """CPUs that this process may run on: it may have been given fewer than the machine has."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
 def authentication_mode(address: str) -> str:
     """The RAY_AUTH_MODE for an address: never unset, since head, workers and drivers then disagree.
 

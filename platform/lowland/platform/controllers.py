@@ -4,7 +4,9 @@ A controller is an actor that starts a group's workers in a placement group.  If
 Ray keeps the placement group until the whole job has ended.  Ray's own answer is another actor beside each controller,
 which outlives the job, asks the dashboard whether the controller lives, and without a dashboard neither frees anything
 nor ever ends.  Here that actor is not started, and the driver frees what its controllers left; nor is the one that
-hands out Ray's data sets, of which there are none, and for which every worker would import Ray's data library.
+hands out Ray's data sets, of which there are none, and for which every worker would import Ray's data library; nor the
+one that shares nodes between trainings and data sets, for which every controller would wait, up to ten seconds where a
+machine is busy, before it starts a worker.  An autoscaler sees the placement groups that wait.
 """
 
 from collections.abc import Callable
@@ -15,6 +17,7 @@ from ray.train.torch import TorchTrainer
 from ray.train.v2._internal.callbacks.datasets import DatasetsCallback
 from ray.train.v2._internal.callbacks.placement_group_callback import PlacementGroupCleanerCallback
 from ray.train.v2._internal.execution.callback import ControllerCallback
+from ray.train.v2._internal.execution.scaling_policy.fixed import FixedScalingPolicy
 
 _WITHOUT = (PlacementGroupCleanerCallback, DatasetsCallback)
 
@@ -24,6 +27,19 @@ class Trainer(TorchTrainer):  # type: ignore[misc]
 
     def _create_default_callbacks(self) -> list[Any]:
         return [made for made in super()._create_default_callbacks() if not isinstance(made, _WITHOUT)]
+
+    def _initialize_and_run_controller(self, **settings: Any) -> Any:
+        return super()._initialize_and_run_controller(**{**settings, "scaling_policy": _Alone(self.scaling_config)})
+
+
+class _Alone(FixedScalingPolicy):  # type: ignore[misc]
+    """As many workers as were asked for, of which nobody else is told."""
+
+    def after_controller_start(self, train_run_context: Any) -> None:
+        """Called by Ray."""
+
+    def _maybe_send_resource_request(self) -> None:
+        """Called by Ray."""
 
 
 class Introduce(ControllerCallback):  # type: ignore[misc]

@@ -1,6 +1,5 @@
 """`train`: from a recipe to a trained model, from the first check to the summary."""
 
-import os
 import tempfile
 import time
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -11,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from rich.console import Console
 
-from lowland.platform.cluster import Cluster, connect
+from lowland.platform.cluster import Cluster, connect, own_cpus
 from lowland.platform.hub_data import fetch_data, with_commit
 from lowland.platform.progress import SummaryRow, summary_table
 from lowland.platform.recipe import CausalLMRecipe, ImageClassificationRecipe, Recipe
@@ -206,7 +205,7 @@ _SHOWN = ("rows", "tokens", "targets", "documents")
 def _connected(recipe: Recipe, address: str | None) -> AbstractContextManager[Cluster]:
     scaling = recipe.scaling
     # Workers may share cores where Ray runs on this machine alone: CPUs only count how many fit.
-    cpus = max(os.cpu_count() or 1, int(scaling.workers * scaling.cpus_per_worker) + reader_cpus(recipe) + 1)
+    cpus = max(own_cpus(), int(scaling.workers * scaling.cpus_per_worker) + reader_cpus(recipe) + 1)
     gpus = None if scaling.gpus_per_worker else 0
     return connect(address, cpus=cpus, gpus=gpus, start_timeout=scaling.start_timeout)
 

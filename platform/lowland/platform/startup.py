@@ -49,6 +49,11 @@ class FirstStep:
         """A monitor that records the start-up at the first progress and is `monitor` otherwise."""
         return _Watched(monitor, self)
 
+    @property
+    def here(self) -> float:
+        """Seconds from `entered` to the last phase."""
+        return max(self._times.values()) - self._times["worker"]
+
     def durations(self) -> dict[str, float]:
         """Seconds of each phase."""
         return durations(self._times)

@@ -19,9 +19,13 @@ from lowland.platform.recipe import ImageClassificationRecipe, Recipe, read_reci
 from lowland.platform.runs import RunFolder
 
 if TYPE_CHECKING:
+    import torch
+
     from lowland.platform.ray_reader import RayReader
 
 REPORT_SECONDS = 10.0
+NEEDED = ("mlflow", "lowland.platform.board", "lowland.platform.tracking.system", "lowland.trainers.fit")
+"""Modules that take long to import; below `fit` is all of torch, and of the tasks."""
 
 
 def work(task: dict[str, Any]) -> dict[str, Any]:
@@ -42,6 +46,25 @@ def work(task: dict[str, Any]) -> dict[str, Any]:
         raise
 
 
+def make_ready(device: "torch.device") -> None:
+    """Imports what trainings need and touches the GPU: what waits for its first training has nothing else to do.
+
+    What is imported by then is no garbage: the collection after each training passes it over.
+    """
+    import gc
+    from importlib import import_module
+
+    import torch
+
+    from lowland.platform.tracking.store import prepare_environment
+
+    prepare_environment()
+    for name in NEEDED:
+        import_module(name)
+    torch.zeros(1, device=device)
+    gc.freeze()
+
+
 def train_rank(task: dict[str, Any]) -> dict[str, Any]:
     """One rank of a training; whatever it prints goes to `log_of(task)`.
 
@@ -50,7 +73,7 @@ def train_rank(task: dict[str, Any]) -> dict[str, Any]:
             `until` (numerator and denominator of `fit`'s) if it is not to be trained to its end.
 
     Returns:
-        `FitResult` as data, and `startup`, the seconds until the first step if one was made.
+        `FitResult` as data, and `startup`, the seconds from this call to the first step.
     """
     entered = time.time()
     recipe = read_recipe(task["recipe"])
@@ -135,7 +158,7 @@ def _train(recipe: Recipe, folder: RunFolder, task: dict[str, Any], entered: flo
         until=Fraction(*task.get("until", (1, 1))),
         elsewhere=_reader(recipe),
     )
-    return {**asdict(result), "startup": first_step.durations().get("total")}
+    return {**asdict(result), "startup": first_step.here}
 
 
 def _reader(recipe: Recipe) -> "RayReader | None":

@@ -165,7 +165,7 @@ class Loop:
             ) and not self.interrupted
             if evaluated:
                 self._evaluate()
-            if evaluated and ended:
+            if evaluated and step == self.total_steps:
                 self._show_pictures()
             if self._measures_due(0) and not self.interrupted:
                 self._measure()

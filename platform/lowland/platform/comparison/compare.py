@@ -10,7 +10,6 @@ from lowland.platform.comparison.plan import Comparison, Kind, Plan
 from lowland.platform.comparison.report import PAGE, metrics_of, print_result, write_report
 from lowland.platform.comparison.results import ComparisonResult, read_result
 from lowland.platform.comparison.stages import failed, tuning, unfinished
-from lowland.platform.recipe import Recipe
 from lowland.platform.runs import Driver
 from lowland.platform.search.setting import Setting, refuse_if_led
 from lowland.platform.search.tune import ready
@@ -126,24 +125,25 @@ class _Leader:
         return "finished"
 
     def _search(self, setting: Setting) -> Literal["finished", "interrupted"]:
-        from lowland.platform.search.driver import SearchDriver
-
         refuse_if_led(setting)
         self._console.print(f"\n{setting.name}", style="bold", highlight=False)
         led = setting.with_(within_run_id=self._parent.run_id, parallel=self._comparison.parallel)
-        workers = self._workers_for(led.recipe)
+        workers = self._workers_for(led)
+        from lowland.platform.search.driver import SearchDriver  # takes seconds, in which workers come up
+
         return SearchDriver(led, self._uri, self._experiment_id, self._console, workers).run().status
 
-    def _workers_for(self, recipe: Recipe) -> "Workers":
+    def _workers_for(self, setting: Setting) -> "Workers":
         """The workers of the search before, unless this one's are of another kind."""
         from lowland.platform.search.trial_runs import resources_of
         from lowland.platform.search.workers import Workers
 
+        recipe = setting.recipe
         kind = resources_of(recipe), recipe.scaling.max_failures
         if self._workers is None or kind != self._kind:
             self._stack.close()
             files = str(self._plan.folder / "ray")
-            self._workers = self._stack.enter_context(Workers(recipe, files, self._comparison.parallel))
+            self._workers = self._stack.enter_context(Workers(recipe, files, setting.parallel, setting.trials))
             self._kind = kind
         return self._workers
 

@@ -71,7 +71,7 @@ class Dispatcher:
         self._came: set[int] = set()
         self._closed: set[int] = set()
         """Groups that get no job any more."""
-        self._controllers: dict[int, Any] = {}
+        self._controllers: dict[int, bytes] = {}
         self._events: list[str] = []
         self._stopping = False
         self._changed = asyncio.Condition()
@@ -149,12 +149,12 @@ class Dispatcher:
         """Whether a group is to end."""
         return group in self._closed and group not in self._at
 
-    async def led(self, group: int, controller: Any) -> None:
-        """Who leads a group."""
+    async def led(self, group: int, controller: bytes) -> None:
+        """Who leads a group; pickled, since reading it would import Ray Train while others wait."""
         self._controllers[group] = controller
 
-    async def controller(self, group: int) -> Any:
-        """Who leads a group; None if its controller has not started."""
+    async def controller(self, group: int) -> bytes | None:
+        """Who leads a group, pickled; None if its controller has not started."""
         return self._controllers.get(group)
 
     async def lost(self, group: int, why: str) -> None:

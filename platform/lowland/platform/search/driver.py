@@ -3,6 +3,7 @@
 import tempfile
 import time
 from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -75,13 +76,15 @@ class SearchDriver:
     def run(self) -> SearchOutcome:
         """Searches, and closes the search as what it became."""
         status: Literal["finished", "interrupted", "failed"] = "failed"
-        try:
-            status = self._search()
-        except KeyboardInterrupt:
-            status = "interrupted"
-            raise
-        finally:
-            self._close(status)
+        with ThreadPoolExecutor(1) as background:
+            described = background.submit(self._describe)
+            try:
+                status = self._search()
+            except KeyboardInterrupt:
+                status = "interrupted"
+                raise
+            finally:
+                self._close(status, described)
         return SearchOutcome(status, str(self._setting.folder), self._parent.run_id, self._uri)
 
     def _open_parent(self, setting: Setting) -> TrackedRun:
@@ -96,16 +99,18 @@ class SearchDriver:
             tags["mlflow.parentRunId"] = setting.within_run_id
         tags |= {"lowland.price": setting.price} if setting.price is not None else {}
         if made:
-            parent = TrackedRun.resume(self._uri, made[0].info.run_id)
-        else:
-            parent = TrackedRun.start(self._uri, self._experiment_id, setting.name, command="lowland tune", tags=tags)
-        parent.log_recipe(setting.recipe, 1)
-        parent.log_environment()
+            return TrackedRun.resume(self._uri, made[0].info.run_id)
+        return TrackedRun.start(self._uri, self._experiment_id, setting.name, command="lowland tune", tags=tags)
+
+    def _describe(self) -> None:
+        """Records what is searched on what; beside the search, since it takes a second or two."""
+        setting = self._setting
+        self._parent.log_recipe(setting.recipe, 1)
+        self._parent.log_environment()
         files = {"space.json": setting.space.model_dump_json(indent=2, exclude_unset=True)}
         if setting.warm_start:
             files["warm-start.txt"] = "".join(f"{line}\n" for line in setting.warm_start)
-        parent.log_files(files)
-        return parent
+        self._parent.log_files(files)
 
     def _make_search(self, hear: Callable[[str], None]) -> Search:
         setting, space = self._setting, self._setting.bound()
@@ -192,8 +197,10 @@ class SearchDriver:
         except Exception as error:  # all of it can be made again from the study
             self._console.print(f"the study's report is not in MLflow: {first_line(error)}", style="yellow")
 
-    def _close(self, status: Literal["finished", "interrupted", "failed"]) -> None:
+    def _close(self, status: Literal["finished", "interrupted", "failed"], described: Future[None]) -> None:
         name, storage = self._setting.name, self._setting.recipe.storage
+        if (error := described.exception()) is not None:
+            self._console.print(f"the study's description in MLflow is incomplete: {first_line(error)}", style="yellow")
         try:
             self._parent.finish(status)
         except Exception as error:

@@ -5,11 +5,11 @@ segment.  A group that loses a worker ends, and another one, wherever there is r
 """
 
 import threading
-import time
 from contextlib import suppress
 from typing import Any
 
 import ray
+from ray.cloudpickle import dumps, loads
 from ray.exceptions import RayActorError, RayError
 from ray.train import FailureConfig, RunConfig, ScalingConfig
 from ray.train.torch import TorchConfig
@@ -48,7 +48,7 @@ class WorkerGroup:
                 storage_path=storage,
                 failure_config=FailureConfig(max_failures=0, controller_failure_limit=0),
                 logging_config=LoggingConfig(log_level="ERROR"),
-                callbacks=[Introduce(lambda controller: ray.get(dispatcher.led.remote(number, controller)))],
+                callbacks=[Introduce(lambda controller: ray.get(dispatcher.led.remote(number, dumps(controller))))],
             ),
         )
         self.error: str | None = None
@@ -75,7 +75,7 @@ class WorkerGroup:
         with suppress(RayError):
             controller = ray.get(self._dispatcher.controller.remote(self.number), timeout=ANSWER_SECONDS)
             if controller is not None:
-                ray.kill(controller)
+                ray.kill(loads(controller))
 
     def _run(self, trainer: Trainer) -> None:
         try:
@@ -114,10 +114,12 @@ def serve(setting: dict[str, Any]) -> None:
     """
     from ray.train.torch import get_device
 
+    from lowland.platform.worker import make_ready
     from lowland.trainers.world import World
 
     group, dispatcher = setting["group"], setting["dispatcher"]
     world = World.current(get_device())
+    make_ready(world.device)
     while True:
         job: Job | None = None
         ended = False
@@ -139,7 +141,7 @@ def _train(job: Job, dispatcher: Any, group: int, rank: int, ranks: int) -> None
 
     from lowland.platform.worker import log_of, train_rank
 
-    task = {**job.task, "board": GroupBoard(dispatcher, group), "times": {"command": time.time()}}
+    task = {**job.task, "board": GroupBoard(dispatcher, group)}
     try:
         result = train_rank(task)
     except Exception as error:

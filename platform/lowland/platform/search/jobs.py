@@ -36,7 +36,7 @@ class Job:
 
     resources: Resources
     task: dict[str, Any]
-    """What `lowland.platform.worker.train_rank` takes, without `board` and `times`."""
+    """What `lowland.platform.worker.train_rank` takes, without `board`."""
 
 
 @dataclass(frozen=True)

@@ -40,6 +40,11 @@ class Pool:
         """Groups in a row that never came up."""
         self._orphans_until = self._not_before = 0.0
 
+    def begin(self, resources: Resources, count: int) -> None:
+        """Starts groups that nobody waits for yet: they come up while a search gets ready."""
+        for _ in range(min(count, self._places(resources))):
+            self._start(resources)
+
     def tend(self, look: Look) -> None:
         """Starts groups for jobs that wait, ends those in their way, and frees what lost ones held.
 

@@ -61,7 +61,8 @@ def trainable(dispatcher: Any) -> Callable[[dict[str, Any]], None]:
         import ray
 
         job: Job = config["job"]
-        tune.report({OUTCOME: ray.get(dispatcher.run.remote(job))})
+        # "done" is Tune's word for a trial that ends here: without it, Tune asks once more.
+        tune.report({OUTCOME: ray.get(dispatcher.run.remote(job)), "done": True})
 
     placed: Callable[[dict[str, Any]], None] = tune.with_resources(segment, tune.PlacementGroupFactory([_NOWHERE]))
     return placed

@@ -1,9 +1,11 @@
 """A trial as a run: its recipe, its run folder, and one MLflow run however many segments it takes."""
 
+import time
 from collections.abc import Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any, Literal
 
-from lowland.platform.recipe import Recipe, read_recipe
+from lowland.platform.recipe import Recipe, load_recipe, read_recipe
 from lowland.platform.recipe.dump import dump, flatten
 from lowland.platform.runs import RECIPE, RunFolder, RunRecord
 from lowland.platform.search.forks import fork_checkpoint, newest_step
@@ -34,6 +36,9 @@ class TrialRuns:
         self._parent, self._full = parent_run_id, full
         self._storage = f"{space.base.storage.rstrip('/')}/{space.base.name}"
         self._held: dict[int, _Held] = {}
+        self._background = ThreadPoolExecutor(1, thread_name_prefix="lowland-trials")
+        self._described: dict[int, Future[None]] = {}
+        """By trial, the description of its run, which is written while its workers begin."""
         self._made: dict[str, str] | None = None
         """By trial, the MLflow runs there were when this driver began."""
 
@@ -56,6 +61,7 @@ class TrialRuns:
             RecipeError: the parameters make no recipe.
             RunError: it begins from another trial's checkpoint, which is not there.
         """
+        decided = time.time()
         recipe = self.recipe(segment.trial, parameters)
         held = self._held.get(segment.trial)
         folder, record, tracked = held if held is not None else self._open(segment.trial, recipe, origin)
@@ -72,11 +78,13 @@ class TrialRuns:
             "created": tracked.created,
             "attempt": record.attempts,
             "until": (segment.end, self._full),
+            "times": {"command": decided},
         }
         return Job(resources_of(recipe), task)
 
     def ended(self, number: int, outcome: Outcome, fate: Fate) -> None:
         """Marks the run as what its trial became."""
+        self._see_described(number)
         folder, record, tracked = self._held[number]
         if fate == "goes on":
             return
@@ -96,6 +104,8 @@ class TrialRuns:
         held = self._reopen(number) if record is not None and record.status == "running" else None
         if held is not None:
             self._held[number] = held
+            # A study's folder is a local one.  The driver may have died while it described the run.
+            held[2].log_recipe(load_recipe(f"{held[0].uri}/{RECIPE}"), 1)
             self.ended(number, outcome, fate)
 
     def replaced(self, number: int) -> None:
@@ -107,6 +117,7 @@ class TrialRuns:
 
     def rests(self, number: int) -> None:
         """Marks the run of a paused trial as one that does not go on in this search."""
+        self._see_described(number)
         held = self._held.pop(number, None) or self._reopen(number)
         if held is not None:
             folder, _, tracked = held
@@ -121,13 +132,20 @@ class TrialRuns:
         return folder, record, TrackedRun.resume(self._uri, record.mlflow_run_id)
 
     def _open(self, number: int, recipe: Recipe, origin: Origin | None) -> _Held:
-        there = self._reopen(number)
-        if there is not None:
-            return there
+        held = self._reopen(number) or self._made_new(number, recipe, origin)
+        # Of a run that is there too: the driver that made it may have died before this was done.
+        self._described[number] = self._background.submit(held[2].log_recipe, recipe, 1)
+        return held
+
+    def _see_described(self, number: int) -> None:
+        """Waits for the description; an error of it is this thread's."""
+        if (description := self._described.pop(number, None)) is not None:
+            description.result()
+
+    def _made_new(self, number: int, recipe: Recipe, origin: Origin | None) -> _Held:
         folder = RunFolder.open(recipe.storage, recipe.name)
         folder.create()
         tracked = self._track(number, f"{self._space.base.name}/{recipe.name}", self._origin_tags(origin))
-        tracked.log_recipe(recipe, 1)
         record = RunRecord.new(recipe.name, flatten(recipe)).with_(
             tracking_uri=redact(self._uri), experiment=recipe.tracking.experiment, mlflow_run_id=tracked.run_id
         )

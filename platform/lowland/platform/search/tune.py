@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from rich.console import Console
 
-from lowland.platform.cluster import connect
+from lowland.platform.cluster import connect, own_cpus
 from lowland.platform.hub_data import fetch_data
 from lowland.platform.recipe import Recipe
 from lowland.platform.runs import RunFolder
@@ -43,10 +43,11 @@ def tune(setting: Setting, *, address: str | None, console: Console) -> "SearchO
     refuse_if_led(setting)
     setting.bound()
     with ready([setting.recipe], address, setting.parallel, console) as (uri, experiment_id):
-        from lowland.platform.search.driver import SearchDriver
         from lowland.platform.search.workers import Workers
 
-        with Workers(setting.recipe, str(setting.folder / "ray"), setting.parallel) as workers:
+        with Workers(setting.recipe, str(setting.folder / "ray"), setting.parallel, setting.trials) as workers:
+            from lowland.platform.search.driver import SearchDriver  # takes seconds, in which workers come up
+
             return SearchDriver(setting, uri, experiment_id, console, workers).run()
 
 
@@ -72,7 +73,7 @@ def ready(
     uri = resolve_uri(tracking, recipes[0].storage)
     os.environ |= {name: os.environ.get(name, value) for name, value in ENVIRONMENT.items()}
     most = max(int(scaling.workers * scaling.cpus_per_worker * (parallel or 1)) for scaling in scalings)
-    cpus = max(os.cpu_count() or 1, most + 1)
+    cpus = max(own_cpus(), most + 1)
     gpus = None if any(scaling.gpus_per_worker for scaling in scalings) else 0
     timeout = max(scaling.start_timeout for scaling in scalings)
     with ThreadPoolExecutor(1) as background:

@@ -21,13 +21,15 @@ class Workers:
         recipe: of searches: what each group holds, and how often a job whose workers died is given out again.
         files: folder for Ray's own files.
         parallel: trainings at a time; None is as many as the cluster holds.
+        trials: how many there will be at most; None is not known.  As many groups as can be of use start at once.
     """
 
-    def __init__(self, recipe: Recipe, files: str, parallel: int | None) -> None:
+    def __init__(self, recipe: Recipe, files: str, parallel: int | None, trials: int | None = None) -> None:
         self.files = files
         self.most = parallel or room(resources_of(recipe))
         self.dispatcher = create_dispatcher(recipe.scaling.max_failures)
         self._pool = Pool(self.dispatcher, files, self.most, room)
+        self._pool.begin(resources_of(recipe), min(self.most, trials or self.most))
 
     def tend(self) -> tuple[str, ...]:
         """Starts groups for jobs that wait; returns what happened to jobs since the last call, in lines.

@@ -9,8 +9,9 @@ import torch
 from torch import Tensor, nn
 
 from lowland.trainers.data.images.batches import HeldOutImages, ImageBatch, TrainImages
-from lowland.trainers.data.images.data import ImageData, open_images
+from lowland.trainers.data.images.data import ImageData
 from lowland.trainers.data.images.elsewhere import Apart, Elsewhere, ImagesApart
+from lowland.trainers.data.images.kept import kept_images
 from lowland.trainers.data.images.places import places
 from lowland.trainers.data.images.sources import read_column
 from lowland.trainers.engines import Engine, Inputs
@@ -41,7 +42,7 @@ class ImageClassificationTask:
 
     def __init__(self, config: ImageClassificationConfig, world: World) -> None:
         self._config, self._world = config, world
-        self.data: ImageData = open_images(config.data, larger_originals=config.augmentation.resized_crop is not None)
+        self.data: ImageData = kept_images(config.data, larger_originals=config.augmentation.resized_crop is not None)
         data = self.data
         self._require_padding()
         self.seen = ImageInput(data.size, config.data.channels, data.mean, data.std, data.classes.names)

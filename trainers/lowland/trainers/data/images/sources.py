@@ -264,6 +264,23 @@ def image_files(path: Place) -> dict[str, int]:
     return {file: filesystem.get_file_info(file).size for file in first.values()}
 
 
+def file_states(path: Place) -> list[tuple[str, int, int]]:
+    """Names, sizes and times of all files of image data, which tell whether they are still the same.
+
+    Raises:
+        DataError: nothing is there.
+    """
+    if path in EMBEDDED:
+        return []
+    if files := _parquet_files(path):
+        there = [filesystem.get_file_info(inside) for filesystem, inside in (open_filesystem(f.path) for f in files)]
+    else:
+        assert isinstance(path, str)
+        filesystem, folder = open_filesystem(path)
+        there = filesystem.get_file_info(fs.FileSelector(folder, recursive=True))
+    return sorted((info.path, info.size, info.mtime_ns) for info in there)
+
+
 def files_digest(files: dict[str, int]) -> str:
     """sha256 over the names and sizes of files; what is in them is not read."""
     text = "\n".join(f"{Path(path).name} {size}" for path, size in sorted(files.items()))
