@@ -12,7 +12,7 @@ from lowland.trainers.tasks import StepInputs, Task
 from lowland.trainers.world import World
 
 
-class Gradients:
+class StepGradients:
     """How gradients come about.
 
     Args:

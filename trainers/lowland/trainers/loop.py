@@ -13,7 +13,7 @@ from lowland.trainers.checkpoints import Checkpointer, TrainState
 from lowland.trainers.data.images.elsewhere import Elsewhere
 from lowland.trainers.engines import Engine, StepOutcome, UnreadOutcome
 from lowland.trainers.errors import NonFiniteError
-from lowland.trainers.gradients import Gradients
+from lowland.trainers.gradients import StepGradients
 from lowland.trainers.measures import TrainingMeasures
 from lowland.trainers.meter import Meter
 from lowland.trainers.monitor import Monitor, Progress
@@ -65,7 +65,7 @@ class Loop:
         self._seconds_before = 0.0
         self._losses: list[tuple[Tensor, int]] = []
         self._taken: _Taken | None = None
-        self._gradients = Gradients(task, engine, world)
+        self._gradients = StepGradients(task, engine, world)
         self._meter = Meter(
             world.device,
             tokens_per_step=task.sizes.tokens_per_step,
@@ -134,10 +134,10 @@ class Loop:
                 return first, outcome
 
     def _settle(self) -> None:
-        """Finds out what became of the latest step, if that is open; no later step is taken before, and nothing shown.
+        """Finds out what became of the latest step, if that is open: before another is taken, and before anything is told.
 
-        Until then a GPU has the next forward and backward pass to do.  Read at once, it would wait for all that the
-        host does from the gradient norm to that pass.
+        Until then a GPU has the next forward and backward pass to do.  Were it read at once, the GPU would wait for all
+        that the host does from the gradient norm to that pass.
         """
         taken, self._taken = self._taken, None
         if taken is None:
