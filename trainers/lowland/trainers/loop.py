@@ -134,7 +134,7 @@ class Loop:
                 return first, outcome
 
     def _settle(self) -> None:
-        """Finds out what became of the latest step, if that is open: before another is taken, and before anything is told.
+        """Finds out what became of the latest step, if that is open; before the next one is taken and anything is told.
 
         Until then a GPU has the next forward and backward pass to do.  Were it read at once, the GPU would wait for all
         that the host does from the gradient norm to that pass.
