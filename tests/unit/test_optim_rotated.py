@@ -133,6 +133,24 @@ def test_the_singular_basis_is_refreshed_when_due_and_moments_stay() -> None:
     assert all(basis.shape == (3, 3) for basis in bases)
 
 
+@pytest.mark.parametrize("shape", [(4, 4), (5, 3), (3, 5)])
+@given(seed=st.integers(0, 1000))
+def test_singular_vectors_have_the_sign_that_their_largest_element_says(shape: tuple[int, int], seed: int) -> None:
+    """Else rounding would choose it, and another number of ranks end elsewhere."""
+    p = nn.Parameter(torch.zeros(shape))
+    optimizer = RotatedAdam([p], eps=1e-4, basis="svd", refresh=1)
+    (gradient,) = gradients(1, *shape, seed=seed)
+    trajectory(optimizer, p, [gradient])
+    left, right = optimizer.state[p]["U"], optimizer.state[p]["V"]
+    assert (left.gather(0, left.abs().argmax(0, keepdim=True)) > 0).all()
+    beyond = right[:, shape[0] :]
+    assert (beyond.gather(0, beyond.abs().argmax(0, keepdim=True)) > 0).all()
+    values = torch.linalg.svdvals(gradient)
+    count = len(values)
+    assert torch.allclose(left[:, :count] * values @ right[:, :count].T, gradient, atol=1e-5)
+    assert torch.allclose(right.T @ right, torch.eye(shape[1]), atol=1e-5)
+
+
 @pytest.mark.parametrize(("shape", "kept"), [((9, 3), {"V"}), ((3, 9), {"U"}), ((3, 3), {"U", "V"}), ((9, 9), set())])
 def test_a_side_that_is_too_long_is_not_turned(shape: tuple[int, int], kept: set[str]) -> None:
     p = nn.Parameter(torch.zeros(shape))

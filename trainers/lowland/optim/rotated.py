@@ -158,8 +158,11 @@ class RotatedAdam(Optimizer):
             sides = [n <= self.max_dim for n in matrix.shape]
             if any(sides):
                 # Beside a long side the short one is whole in the reduced form as well.
-                left, _, right = torch.linalg.svd(matrix, full_matrices=all(sides))
-                state |= {name: m for name, m, is_one in zip("UV", (left, right.T), sides, strict=True) if is_one}
+                state |= {
+                    name: vectors
+                    for name, vectors, is_one in zip("UV", _singular_vectors(matrix, all(sides)), sides, strict=True)
+                    if is_one
+                }
         left, right = state.get("U"), state.get("V")
 
         def turn(x: Tensor) -> Tensor:
@@ -215,6 +218,23 @@ def haar(size: int, generator: torch.Generator) -> Tensor:
     q, r = torch.linalg.qr(torch.randn(size, size, dtype=torch.float64, generator=generator))
     signed: Tensor = q * r.diagonal().sign()
     return signed.float()
+
+
+def _singular_vectors(matrix: Tensor, whole: bool) -> tuple[Tensor, Tensor]:
+    """U and V of matrix = U S V^T, with the largest element of each column of U positive.
+
+    Either sign is right for a pair of vectors, and the last digit of a gradient may decide which one comes; the
+    moments, which stay, would then meet gradients of the other sign.
+    """
+    left, _, right = torch.linalg.svd(matrix, full_matrices=whole)
+    signs = _signs(left)
+    beyond = right[left.shape[1] :].T
+    return left * signs, torch.cat([right[: left.shape[1]].T * signs[: len(right)], beyond * _signs(beyond)], 1)
+
+
+def _signs(columns: Tensor) -> Tensor:
+    """The sign of the largest element of each column."""
+    return columns.gather(0, columns.abs().argmax(0, keepdim=True)).sign()[0]
 
 
 def _rows(x: Tensor, basis: Basis) -> Tensor:

@@ -15,7 +15,7 @@ __all__ = ["Target", "tried"]
 ARGUMENTS: dict[str, dict[str, Any]] = {
     # Small buffers and quick decay: what they keep changes within a short training, and a wrong choice shows.
     "critical_momenta": {"variant": "sgd", "lr": 5e-2, "buffer_size": 2, "priority_decay": 0.9},
-    "critical_gradients": {"variant": "sgd", "lr": 1e-1, "buffer_size": 2, "priority_decay": 0.9},
+    "critical_gradients": {"variant": "sgd", "lr": 3e-2, "buffer_size": 2, "priority_decay": 0.9},
 }
 """Instead of those that suit the conformance suite's losses."""
 
