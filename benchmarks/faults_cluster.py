@@ -32,7 +32,7 @@ TITLES = {
 }
 """What the titles of processes hold."""
 OF_A_CLUSTER = ("raylet", "gcs_server")
-IDLE = ("ray::IDLE", "ray::SPILL", "ray::RESTORE")
+IDLE = ("ray::IDLE", "ray::SPILL", "ray::RESTORE", "ray::DashboardAgent", "ray::RuntimeEnvAgent")
 
 
 class Nodes:
@@ -149,6 +149,16 @@ def title(process: psutil.Process) -> str:
     return ""
 
 
+def in_session(number: int) -> list[psutil.Process]:
+    """Processes of a session that live."""
+    found = []
+    for process in psutil.process_iter():
+        with suppress(psutil.Error, ProcessLookupError):
+            if process.status() != psutil.STATUS_ZOMBIE and os.getsid(process.pid) == number:
+                found.append(process)
+    return found
+
+
 def brief(process: psutil.Process) -> str:
     """What it is, for people."""
     return title(process)[:60] or "a process"
@@ -197,7 +207,7 @@ class Driver:
         """Whether it starts a cluster of its own."""
         self._nodes, self._folder, self._trials = nodes, folder, trials
         self._process: psutil.Popen | None = None
-        self._count, self._mark = 0, ""
+        self._count, self._mark, self._session = 0, "", 0
 
     @property
     def code(self) -> int | None:
@@ -223,8 +233,14 @@ class Driver:
         environment = self._nodes.environment() | {OF_DRIVER: self._mark}
         with self._log.open("wb") as output:
             self._process = psutil.Popen(
-                command, stdin=subprocess.PIPE, stdout=output, stderr=subprocess.STDOUT, env=environment
+                command,
+                stdin=subprocess.PIPE,
+                stdout=output,
+                stderr=subprocess.STDOUT,
+                env=environment,
+                start_new_session=True,
             )
+            self._session = self._process.pid
 
     def _command(self, name: str) -> list[str]:
         """What a user types."""
@@ -280,6 +296,10 @@ class Driver:
         code, self._process = self.code, None
         return [*([f"the command ended with {code}"] if self.own and code else []), *self._left({})]
 
+    def _started(self) -> set[psutil.Process]:
+        """What it started, by its mark, or by its session: a process that changes its title may write over the mark."""
+        return {*marked(OF_DRIVER, self._mark), *in_session(self._session)}
+
     @property
     def _log(self) -> Path:
         return self._folder / f"driver-{self._count:03}.log"
@@ -290,7 +310,7 @@ class Driver:
         while True:
             there = held(self._nodes.address)
             if not allowed:
-                there |= self._nodes.working() | Counter(map(brief, marked(OF_DRIVER, self._mark)))
+                there |= self._nodes.working() | Counter(map(brief, self._started()))
             over = {
                 name: count for name, count in there.items() if count > allowed.get(name, 0 if not allowed else count)
             }

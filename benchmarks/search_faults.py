@@ -221,14 +221,23 @@ def steps_made(folder: Path) -> int:
 
 def show(rounds: list[Round], options: argparse.Namespace) -> None:
     """The table, by what was killed."""
-    titles = ("killed", "searches", "kills", "trials", "rung values", "kept, once", "segments", "begun again")
+    titles = (
+        "killed",
+        "workers",
+        "searches",
+        "kills",
+        "trials",
+        "rung values",
+        "kept, once",
+        "segments",
+        "begun again",
+    )
     table = Table(*titles, "steps", "made again", "runs of trials", "wrong", title="searches that lost processes")
     for workers, kind in sorted({(r.workers, KINDS.index(r.kind)) for r in rounds}):
         of = [r for r in rounds if (r.workers, KINDS.index(r.kind)) == (workers, kind)]
-        name = KINDS[kind] if workers == 1 else f"{KINDS[kind]}; trials of {workers} workers"
-        table.add_row(name, *(str(cell) for cell in row(of)))
+        table.add_row(KINDS[kind], str(workers), *(str(cell) for cell in row(of)))
     table.add_section()
-    table.add_row("all", *(str(cell) for cell in row(rounds)))
+    table.add_row("all", "", *(str(cell) for cell in row(rounds)))
     console = Console(width=150)
     console.print(table)
     console.print(circumstances("cpu", options.workers), soft_wrap=True)
