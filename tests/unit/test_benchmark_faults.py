@@ -8,7 +8,7 @@ from pathlib import Path
 
 import psutil
 from faults_checks import Found, not_kept, steps_of
-from faults_cluster import marked
+from faults_cluster import in_session, marked
 from faults_optimizer import MARK
 from search_faults import Round, read_round, row
 
@@ -29,16 +29,19 @@ def test_what_was_kept_once_is_a_number_of_values_not_of_complaints():
 
 def test_what_a_driver_started_is_found_as_long_as_it_lives():
     code = "import subprocess, sys; subprocess.run([sys.executable, '-c', 'import time; time.sleep(60)'])"
-    parent = psutil.Popen([sys.executable, "-c", code], env={**os.environ, "FAULTS_OF_TEST": "this"})
+    parent = psutil.Popen(
+        [sys.executable, "-c", code], env={**os.environ, "FAULTS_OF_TEST": "this"}, start_new_session=True
+    )
     try:
         while not (children := parent.children()):
             time.sleep(0.05)
         assert set(marked("FAULTS_OF_TEST", "this")) == {psutil.Process(parent.pid), *children}
+        assert set(in_session(parent.pid)) == {psutil.Process(parent.pid), *children}
         assert marked("FAULTS_OF_TEST", "other") == []
         parent.kill()
         while parent.status() != psutil.STATUS_ZOMBIE:
             time.sleep(0.05)
-        assert marked("FAULTS_OF_TEST", "this") == children, "what outlives it counts, the dead one does not"
+        assert marked("FAULTS_OF_TEST", "this") == in_session(parent.pid) == children, "what outlives it counts"
     finally:
         for process in marked("FAULTS_OF_TEST", "this"):
             process.kill()
