@@ -1,6 +1,5 @@
 """Trainings of image classifiers in processes that train one after the other."""
 
-import copy
 import gc
 import shutil
 import tempfile
@@ -16,11 +15,9 @@ import vision_plain
 from vision_arms import ARMS, recipe
 from vision_plain import Outcome
 
-from lowland.trainers.data.images.data import ImageData
 from lowland.trainers.fit import Places, fit
 from lowland.trainers.monitor import SilentMonitor
 from lowland.trainers.recipe import ImageClassificationConfig
-from lowland.trainers.tasks import image_classification
 from lowland.trainers.world import World
 
 
@@ -38,7 +35,6 @@ def start_worker(devices: "Queue[str]", images: Path, threads: int) -> None:
     torch.set_num_threads(threads)
     if Worker.device.type == "cuda":
         torch.cuda.set_device(Worker.device)
-    _decode_once()
 
 
 def train(name: str, seed: int, epochs: float | None, changes: Mapping[str, Any]) -> Outcome | str:
@@ -90,18 +86,3 @@ class Recorder(SilentMonitor):
         """Keeps them."""
         for name, value in values.items():
             self.series.setdefault(name, []).append((step, value))
-
-
-def _decode_once() -> None:
-    """Images are opened once in this process, and not by each training."""
-    opened: dict[str, ImageData] = {}
-    openly = image_classification.open_images
-
-    def open_images(config: Any, **arguments: bool) -> ImageData:
-        key = f"{config.model_dump_json()} {arguments}"
-        if key not in opened:
-            opened[key] = openly(config, **arguments)
-        # Label noise replaces the labels of a training's own set.
-        return replace(opened[key], train=copy.copy(opened[key].train))
-
-    image_classification.open_images = open_images
