@@ -149,8 +149,8 @@ def title(process: psutil.Process) -> str:
     return ""
 
 
-def in_session(number: int) -> list[psutil.Process]:
-    """Processes of a session that live."""
+def led_by(number: int) -> list[psutil.Process]:
+    """Processes that live and have this process, or had it, as their leader by `getsid`."""
     found = []
     for process in psutil.process_iter():
         with suppress(psutil.Error, ProcessLookupError):
@@ -207,7 +207,7 @@ class Driver:
         """Whether it starts a cluster of its own."""
         self._nodes, self._folder, self._trials = nodes, folder, trials
         self._process: psutil.Popen | None = None
-        self._count, self._mark, self._session = 0, "", 0
+        self._count, self._mark, self._leader = 0, "", 0
 
     @property
     def code(self) -> int | None:
@@ -240,7 +240,7 @@ class Driver:
                 env=environment,
                 start_new_session=True,
             )
-            self._session = self._process.pid
+            self._leader = self._process.pid
 
     def _command(self, name: str) -> list[str]:
         """What a user types."""
@@ -297,8 +297,8 @@ class Driver:
         return [*([f"the command ended with {code}"] if self.own and code else []), *self._left({})]
 
     def _started(self) -> set[psutil.Process]:
-        """What it started, by its mark, or by its session: a process that changes its title may write over the mark."""
-        return {*marked(OF_DRIVER, self._mark), *in_session(self._session)}
+        """What it started, by its mark or as led by it: a process that changes its title may write over the mark."""
+        return {*marked(OF_DRIVER, self._mark), *led_by(self._leader)}
 
     @property
     def _log(self) -> Path:

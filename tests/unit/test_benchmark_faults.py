@@ -8,7 +8,7 @@ from pathlib import Path
 
 import psutil
 from faults_checks import Found, not_kept, steps_of
-from faults_cluster import in_session, marked
+from faults_cluster import led_by, marked
 from faults_optimizer import MARK
 from search_faults import Round, read_round, row
 
@@ -36,12 +36,12 @@ def test_what_a_driver_started_is_found_as_long_as_it_lives():
         while not (children := parent.children()):
             time.sleep(0.05)
         assert set(marked("FAULTS_OF_TEST", "this")) == {psutil.Process(parent.pid), *children}
-        assert set(in_session(parent.pid)) == {psutil.Process(parent.pid), *children}
+        assert set(led_by(parent.pid)) == {psutil.Process(parent.pid), *children}
         assert marked("FAULTS_OF_TEST", "other") == []
         parent.kill()
         while parent.status() != psutil.STATUS_ZOMBIE:
             time.sleep(0.05)
-        assert marked("FAULTS_OF_TEST", "this") == in_session(parent.pid) == children, "what outlives it counts"
+        assert marked("FAULTS_OF_TEST", "this") == led_by(parent.pid) == children, "what outlives it counts"
     finally:
         for process in marked("FAULTS_OF_TEST", "this"):
             process.kill()
