@@ -265,7 +265,8 @@ WRONG = [
     ("optimizer.lr: {type: float, low: 1e-3, high: 1e-2, lg: true}",
      "parameters.optimizer.lr.lg = true: unknown field of optimizer.lr float; nearest: log"),
     ("optimizer.lr: {type: flaot, low: 1e-3, high: 1e-2}",
-     "parameters.optimizer.lr.type = flaot: must be one of branch, choice, fixed, float, integer, unbounded; nearest: float"),
+     "parameters.optimizer.lr.type = flaot: must be one of branch, choice, fixed, float, integer, unbounded; "
+     "nearest: float"),
     ("seed: {type: integer, low: 0, high: 10, step: 3}",
      "parameters.seed: high must be low plus a multiple of step, got high: 10; nearest: 9 or 12"),
     ("optimizer.lr: {type: float, low: 1e-3, high: 1e-2, prior: {centre: 1}}",
