@@ -47,6 +47,17 @@ def test_the_schema_refuses_wrong_recipes(old, new):
         jsonschema.validate(parse(BASE.replace(old, new), "recipe").data, json.loads(reference.json_schema()))
 
 
+@pytest.mark.parametrize(
+    ("optimizer", "right"), [("{name: adamw}", True), ("{name: adamw, rate: 1}", False), ("{}", False)]
+)
+def test_an_optimizer_of_a_rule_may_leave_out_what_all_have(optimizer, right):
+    mixed = f"{{name: mixed, lr: 1e-3, rules: [{{match: '*', optimizer: {optimizer}}}]}}"
+    recipe = parse(BASE.replace("optimizer:\n  name: adamw\n  lr: 1e-3", f"optimizer: {mixed}"), "recipe").data
+    validator = jsonschema.Draft202012Validator(json.loads(reference.json_schema()))
+    assert recipe["optimizer"]["name"] == "mixed"
+    assert validator.is_valid(recipe) is right
+
+
 @pytest.mark.parametrize("task", RECIPES)
 def test_every_field_has_a_description(task):
     def fields(definition):

@@ -1,12 +1,13 @@
 """The reference of recipes, made from their models: JSON schema for editors, Markdown for people."""
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from importlib.resources import files
 
 from lowland.platform.recipe.mistakes import flow
 from lowland.platform.recipe.model import RECIPES, CausalLMRecipe, ImageClassificationRecipe
 from lowland.platform.recipe.schema import Node, RecipeSchema
+from lowland.trainers.recipe.optimizers.mixed import INHERITED
 
 IMAGES = "image-classification"
 
@@ -22,9 +23,20 @@ def json_schema() -> str:
         "if": {"properties": {"task": {"const": IMAGES}}, "required": ["task"]},
         "then": {"$ref": f"#/$defs/{IMAGES}"},
         "else": {"$ref": "#/$defs/causal-lm"},
-        "$defs": definitions,
+        "$defs": definitions | _optimizers_of_rules(definitions),
     }
     return json.dumps(schema, indent=2) + "\n"
+
+
+def _optimizers_of_rules(definitions: Mapping[str, Node]) -> dict[str, Node]:
+    """The rule of `mixed` with definitions of its own: its optimizer may leave out what `mixed` gives it."""
+    found, rule = dict[str, Node](), json.dumps(definitions["Rule"])
+    for reference in definitions["Rule"]["properties"]["optimizer"]["discriminator"]["mapping"].values():
+        name = reference.rsplit("/", 1)[1]
+        required = [field for field in definitions[name]["required"] if field not in INHERITED]
+        found[f"{name}OfRule"] = {**definitions[name], "required": required}
+        rule = rule.replace(f'"{reference}"', f'"{reference}OfRule"')
+    return found | {"Rule": json.loads(rule)}
 
 
 def markdown() -> str:
