@@ -1,7 +1,7 @@
 """How far a sharded training ends from the unsharded one, case by case, and how far is too far."""
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -19,8 +19,6 @@ EXACT = 1e-5
 """Distance in fp32, relative to the update, worst tensor, that a sum in another order may make."""
 ROOM = 2
 """By how much two measurements of the same rounding may differ."""
-BFLOAT16 = 2.0**-7
-"""The type's relative spacing: what AdamW's update may be off if each gradient is rounded once more."""
 ADAMW = Target("adamw")
 
 Job = tuple[Target, Case]
@@ -97,21 +95,7 @@ def examine(jobs: Sequence[Job], trainings: Trainings) -> list[Cell]:
     ]
     yardsticks = [(ADAMW, other) for _, case in jobs if case.bf16 for other in (case.reference, *case.recuts)]
     trainings.run([*yardsticks, *references, *recuts, *jobs])
-    cells = [_cell(target, case, trainings, amplifies[target.name]) for target, case in jobs]
-    trainings.run([(ADAMW, cell.case) for cell in cells if _is_doubtful(cell)])
-    return [_beside_adamw(cell, trainings) if _is_doubtful(cell) else cell for cell in cells]
-
-
-def _is_doubtful(cell: Cell) -> bool:
-    """Whether bfloat16 may be the reason: ranks sum gradients in it, which no cut of the batch in one process does."""
-    return cell.case.bf16 and not cell.case.naive and not cell.exact
-
-
-def _beside_adamw(cell: Cell, trainings: Trainings) -> Cell:
-    """The cell, with what AdamW shows in that very case as the limit."""
-    shown = _distance(trainings.of(ADAMW, cell.case), trainings.of(ADAMW, cell.case.reference))
-    limit = BFLOAT16 if cell.target == ADAMW else ROOM * min(shown, BFLOAT16)
-    return replace(cell, allowed=max(cell.allowed, limit))
+    return [_cell(target, case, trainings, amplifies[target.name]) for target, case in jobs]
 
 
 def _needs_noise(case: Case, amplifies: bool) -> bool:
