@@ -25,7 +25,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Leaves out what is marked `full`, unless it is asked for; puts what needs ranks last.
 
-    Ranks stay to the end of the session, and threads of gloo's that wait for messages take two thirds of a core.
+    Ranks stay to the end of the session, each with a group of gloo's threads for every training that it made.
     """
     items.sort(key=lambda item: "distributed" in item.path.parts)
     if config.getoption("--full"):
