@@ -10,7 +10,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from support.images import image_config, train_images, write_digits
+from support.images import image_config, train_images
 from support.vision import WITHOUT_NORM
 from torch import nn
 from torch.nn import functional as F
@@ -31,19 +31,6 @@ from lowland.trainers.world import World
 
 WORLD = World(0, 1, 0, torch.device("cpu"), None)
 SMALL = {"model": WITHOUT_NORM["model"]}
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
-@pytest.fixture(scope="module")
-def digits(tmp_path_factory):
-    return write_digits(tmp_path_factory.mktemp("digits") / "digits.parquet")
 
 
 class Block(nn.Module):

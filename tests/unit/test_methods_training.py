@@ -6,7 +6,7 @@ import pytest
 import torch
 from support import vision
 from support.full import full
-from support.images import image_config, train_images, trained_weights, write_digits
+from support.images import image_config, train_images, trained_weights
 from support.training import states
 
 from lowland.trainers.data.images import sources
@@ -56,20 +56,6 @@ STATEFUL = [
     {"name": "demp", "strength": 0.1, "noise": 1e-4, "every": "2 steps", "span": "100%"},
     {"name": "igb", "base_start": "1 steps", "base_end": "4 steps"},
 ]
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _one_thread():
-    """Images this small are slower on several."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
-@pytest.fixture(scope="module")
-def digits(tmp_path_factory):
-    return write_digits(tmp_path_factory.mktemp("digits") / "digits.parquet")
 
 
 @pytest.fixture(scope="module")

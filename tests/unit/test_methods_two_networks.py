@@ -5,7 +5,7 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 from pydantic import ValidationError
-from support.images import image_config, train_images, write_digits
+from support.images import image_config, train_images
 from support.training import states
 
 from lowland.trainers.data.order import HalvesOrder
@@ -27,19 +27,6 @@ SPLIT = {
 NOISE = {"name": "label_noise", "rate": 0.4}
 ALONE = {**SPLIT, "correction": False, "unlabelled": 0, "mixup": 0, "balance": 0, "confidence_penalty": 0}
 """The parameters at which each network trains for itself."""
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
-@pytest.fixture(scope="module")
-def digits(tmp_path_factory):
-    return write_digits(tmp_path_factory.mktemp("digits") / "digits.parquet")
 
 
 def test_networks_that_tell_each_other_nothing_are_plain_trainings_on_their_halves_bit_by_bit(digits, tmp_path):
