@@ -51,6 +51,9 @@ def deepspeed_config(
         "zero_allow_untested_optimizer": True,
         "zero_force_ds_cpu_optimizer": False,
     }
+    if bf16 and fp32_gradients and sharding.stage < 2:
+        # These stages sum over ranks what a whole step accumulated: in bf16 it would lose its digits there.
+        config["communication_data_type"] = "fp32"
     if bf16 and sharding.stage > 0:
         config["data_types"] = {"grad_accum_dtype": "fp32" if fp32_gradients else "bf16"}
     if sharding.stage > 0:
