@@ -49,6 +49,8 @@ MAGNITUDE: Sections = {
     "dense": "40%",
     "rewind": "learning_rate",
 }
+# The same schedule and share; as Li et al. (2017), of each layer.
+UNITS: Sections = {**MAGNITUDE, "structure": "units", "scope": "tensor"}
 ARMS = {
     "sgd": Arm("optimizers"),
     "plain torch": Arm("optimizers", "sgd", by_hand=True),
@@ -63,8 +65,9 @@ ARMS = {
         "noise", "cross-entropy", NOISY, augmentation={"randaugment": {}}, every_epoch=True
     ),
     "magnitude": Arm("pruning", "sgd", methods=(MAGNITUDE,)),
-    "demp 0.01": Arm("pruning", "sgd", methods=({"name": "demp", "strength": 0.01, "every": "2 epochs"},)),
-    "demp 0.03": Arm("pruning", "sgd", methods=({"name": "demp", "strength": 0.03, "every": "2 epochs"},)),
+    "magnitude units": Arm("pruning", "sgd", methods=(UNITS,)),
+    "demp 0.001": Arm("pruning", "sgd", methods=({"name": "demp", "strength": 0.001, "every": "2 epochs"},)),
+    "demp 0.003": Arm("pruning", "sgd", methods=({"name": "demp", "strength": 0.003, "every": "2 epochs"},)),
 }
 
 

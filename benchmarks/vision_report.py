@@ -60,23 +60,23 @@ def _best(outcomes: list[Outcome]) -> tuple[str, ...]:
 
 
 def _smaller(outcomes: list[Outcome]) -> tuple[str, ...]:
-    """Shares of weights or units that are gone, and of FLOPs that are left."""
-    gone, left = [], []
+    """Shares of weights or units that are gone, which of them, and shares of FLOPs that are left."""
+    gone, left, what = [], [], ""
     for outcome in outcomes:
-        found = outcome.metrics
-        whole = found.get("methods/demp/flops", found.get("methods/magnitude_pruning/flops"))
-        less = found.get("methods/demp/smaller_flops", found.get("methods/magnitude_pruning/sparse_flops"))
-        if whole is None or less is None:
-            return ("", "")
-        gone.append(100 * found.get("methods/demp/removed", found.get("methods/magnitude_pruning/sparsity", 0.0)))
-        left.append(100 * less / whole)
-    return (str(interval(gone)), str(interval(left)))
+        # What one method says; its name does not matter.
+        found = {name.split("/")[-1]: value for name, value in outcome.metrics.items() if name.startswith("methods/")}
+        if "flops" not in found:
+            return ("", "", "")
+        what = "units" if "removed" in found else "weights"
+        gone.append(100 * (found["removed"] if what == "units" else found["sparsity"]))
+        left.append(100 * found["smaller_flops" if what == "units" else "sparse_flops"] / found["flops"])
+    return (str(interval(gone)), what, str(interval(left)))
 
 
 EXTRA: dict[str, tuple[tuple[str, ...], Callable[[list[Outcome]], tuple[str, ...]]]] = {
     "optimizers": ((), lambda outcomes: ()),
     "noise": (("best epoch, %", "lost since, %"), _best),
-    "pruning": (("removed, %", "FLOPs left, %"), _smaller),
+    "pruning": (("removed, %", "of the", "FLOPs left, %"), _smaller),
 }
 """By task: further columns, and what they say."""
 

@@ -87,12 +87,19 @@ def test_tables_compare_by_seed_and_say_what_was_lost() -> None:
     runs = {("sgd", 1): outcome(0.90), ("sgd", 2): outcome(0.80), ("sam", 1): outcome(0.92), ("sam", 2): outcome(0.82)}
     runs |= {("cross-entropy", 1): outcome(0.5, 0.4, 0.7)}
     gone = {"methods__demp__flops": 4.0, "methods__demp__smaller_flops": 1.0, "methods__demp__removed": 0.6}
-    runs |= {("demp 0.01", 1): outcome(0.88, **gone)}
+    zeros = {"methods__magnitude_pruning__flops": 4.0, "methods__magnitude_pruning__sparse_flops": 2.0}
+    zeros |= {"methods__magnitude_pruning__sparsity": 0.8}
+    runs |= {("demp 0.003", 1): outcome(0.88, **gone), ("magnitude", 1): outcome(0.88, **zeros)}
+    runs |= {
+        ("magnitude units", 1): outcome(0.88, **{key.replace("demp", "magnitude_pruning"): gone[key] for key in gone})
+    }
     text = tables(runs, as_markdown=True)
     assert "| sam | 15 | 2 | 2 | 87 ± 64 | 2 ± " in text
     assert "| cross-entropy | 15 | 1 | 1 | 50 |  | 10 | 70 | 20 |" in text
     assert text.count("| sgd | 15 | 1 | 2 | 85 ± 64 |  | 10 |") == 2, "pruning is compared with it too"
-    assert "| demp 0.01 | 15 | 1 | 1 | 88 | -2 | 10 | 60 | 25 |" in text
+    for name, said in (("demp 0.003", "60 | units | 25"), ("magnitude units", "60 | units | 25")):
+        assert f"| {name} | 15 | 1 | 1 | 88 | -2 | 10 | {said} |" in text
+    assert "| magnitude | 15 | 1 | 1 | 88 | -2 | 10 | 80 | weights | 50 |" in text
 
 
 @pytest.mark.full

@@ -9,7 +9,8 @@ from lowland.optim import Layout
 from lowland.trainers.engines.torch_engine import TorchEngine
 from lowland.trainers.methods.base import Problem
 from lowland.trainers.methods.flops import Multiplications
-from lowland.trainers.methods.magnitude_pruning import MagnitudePruning, Round, gradual_rounds, iterative_rounds
+from lowland.trainers.methods.magnitude_pruning import MagnitudePruning
+from lowland.trainers.methods.rounds import Round, gradual_rounds, iterative_rounds
 from lowland.trainers.methods.selection import smallest_until
 from lowland.trainers.world import World
 

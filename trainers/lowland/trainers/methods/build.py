@@ -25,12 +25,14 @@ from lowland.trainers.methods.label_noise import (
     next_class,
     symmetric_noise,
 )
-from lowland.trainers.methods.magnitude_pruning import MagnitudePruning, gradual_rounds, iterative_rounds
+from lowland.trainers.methods.magnitude_pruning import MagnitudePruning
 from lowland.trainers.methods.multipliers import Multipliers
 from lowland.trainers.methods.optin import OPTIN
 from lowland.trainers.methods.rationale import RationaleInvariance
+from lowland.trainers.methods.rounds import gradual_rounds, iterative_rounds
 from lowland.trainers.methods.spectral_decoupling import SpectralDecoupling
 from lowland.trainers.methods.spectral_risk import SpectralRisk
+from lowland.trainers.methods.unit_pruning import UnitPruning
 from lowland.trainers.methods.vrex import VREx
 from lowland.trainers.methods.weight_balancing import WeightBalancing
 from lowland.trainers.models import ImageClassifierLoss, load_classifier
@@ -184,6 +186,8 @@ def _pruning(config: recipes.MagnitudePruningConfig, setting: Setting) -> Method
         rounds = gradual_rounds(config.sparsity, config.rounds, dense=dense, end=end)
     else:
         rounds = iterative_rounds(config.sparsity, config.rounds, dense=dense, total=total)
+    if config.structure == "units":
+        return UnitPruning(rounds, scope=config.scope, rewind=config.rewind, rewind_to=early)
     return MagnitudePruning(rounds, scope=config.scope, kinds=config.kinds, rewind=config.rewind, rewind_to=early)
 
 

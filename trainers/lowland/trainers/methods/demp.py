@@ -185,7 +185,7 @@ class DemP(Method):
         assert self._removal is not None
         assert self._cost is not None
         return {
-            "removed": 1 - int(self._removal.flags.sum()) / len(self._removal.flags),
+            "removed": self._removal.removed,
             "dead": 1 - int(self._live.sum()) / len(self._live),
             "strength": one_cycle(self._step, self._span, self._strength),
             **self._removal.multiplications(self._cost),

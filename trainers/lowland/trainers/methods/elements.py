@@ -1,6 +1,6 @@
 """All elements of an engine's pieces in a row, and which units of the network each belongs to."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from itertools import accumulate
 
 import torch
@@ -40,7 +40,7 @@ class Elements:
         self.starts = [piece.segment.offset for piece in pieces]
         self.device = pieces[0].tensors["weight"].device
         # The flag behind all units' is that of elements which belong to none.
-        nobody = sum(one.count for one in units)
+        self._units = nobody = sum(one.count for one in units)
         self._rows, self._columns = (
             torch.full((sum(self.sizes),), nobody, dtype=torch.int32, device=self.device) for _ in range(2)
         )
@@ -68,6 +68,25 @@ class Elements:
         flags = flags.to(self.device, non_blocking=True)
         flags = torch.cat([flags, flags.new_ones(1)])
         return flags.index_select(0, self._rows).logical_and_(flags.index_select(0, self._columns))
+
+    def row_norms(self, pieces: Sequence[StatePiece], names: Collection[str]) -> Tensor:
+        """By unit the L1 norm of what the pieces hold of some parameters' rows, which are units.
+
+        On the CPU in float64 and in the order of the pieces, so that it has the same bits whenever it is computed.
+
+        Args:
+            pieces: those that this was made of.
+            names: of the parameters, in the units' network.
+
+        Returns:
+            float64 [units].
+        """
+        found = torch.zeros(self._units, dtype=torch.float64)
+        for name, piece, rows in zip(self.inside, pieces, self.cut(self._rows), strict=True):
+            if name in names:
+                sizes = piece.tensors["weight"].detach().flatten().double().abs().cpu()
+                found += torch.bincount(rows.cpu(), sizes, minlength=self._units)
+        return found
 
 
 def _firsts(units: Sequence[Units]) -> tuple[dict[str, int], dict[str, int]]:

@@ -31,6 +31,11 @@ class Removal:
         """The same by producer."""
         return flags_of(self._units, self.flags)
 
+    @property
+    def removed(self) -> float:
+        """Share of the units that are not left."""
+        return 1 - int(self.flags.sum()) / len(self.flags)
+
     def keep(self, flags: Tensor) -> None:
         """Leaves these alone."""
         self.flags, self._masks = flags.bool().cpu(), None

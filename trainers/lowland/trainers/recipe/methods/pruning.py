@@ -10,12 +10,14 @@ from lowland.trainers.recipe.optimizers.mixed import Kind
 
 
 class MagnitudePruningConfig(MethodSection):
-    """The smallest weights become 0 and stay so: at once, in rounds with rewinding, or gradually."""
+    """The smallest weights, or units, become 0 and stay so: at once, in rounds with rewinding, or gradually."""
 
     name: Literal["magnitude_pruning"]
     """Magnitude pruning."""
     sparsity: Annotated[float, Field(ge=0, lt=1)]
-    """Share of prunable weights that are 0 at the end; 0 is plain training."""
+    """Share of prunable weights, or units, that are 0 at the end; 0 is plain training."""
+    structure: Literal["weights", "units"] = "weights"
+    """Unstructured; or structured: whole units, by the L1 norm of their weights, which the export leaves out."""
     dense: Point = Amount(50, "%")
     """Point until which nothing is pruned, at least one step: iterative rounds begin there, gradual ones after it."""
     rounds: Annotated[int, Field(ge=1)] = 1
@@ -25,9 +27,9 @@ class MagnitudePruningConfig(MethodSection):
     end: Point | None = None
     """gradual: point of the last pruning."""
     scope: Literal["global", "tensor"] = "global"
-    """Over what sizes are compared."""
+    """Over what sizes are compared: all, norms of units over their layer's mean; or within each tensor or layer."""
     kinds: Annotated[tuple[Kind, ...], Field(min_length=1)] = ("matrices", "tensors")
-    """Kinds of tensors that are pruned."""
+    """weights: kinds of tensors that are pruned."""
     rewind: Literal["none", "learning_rate", "weights"] = "none"
     """After each round begin the schedule anew, and with `weights` also go back to early weights."""
     rewind_to: Point = Amount(1, "steps")
@@ -43,6 +45,8 @@ class MagnitudePruningConfig(MethodSection):
             )
         if self.rewind_to != type(self).model_fields["rewind_to"].default and self.rewind != "weights":
             raise ValueError("rewind_to is of rewind: weights; remove it")
+        if self.kinds != type(self).model_fields["kinds"].default and self.structure == "units":
+            raise ValueError("kinds are of structure: weights; remove them")
         return self
 
 

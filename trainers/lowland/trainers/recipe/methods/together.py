@@ -6,7 +6,7 @@ from lowland.trainers.recipe.methods.base import MethodSection
 from lowland.trainers.recipe.methods.constraints import ConstraintsConfig
 from lowland.trainers.recipe.methods.labels import LabelNoiseConfig
 from lowland.trainers.recipe.methods.losses import ConFIGConfig
-from lowland.trainers.recipe.methods.pruning import MagnitudePruningConfig
+from lowland.trainers.recipe.methods.pruning import DemPConfig, MagnitudePruningConfig
 from lowland.trainers.recipe.methods.robustness import (
     CoBalTConfig,
     FixedETFConfig,
@@ -58,6 +58,7 @@ def require_possible(
     _require_alone(methods)
     _require_own_loss(methods)
     _require_rewindable(methods, optimizer)
+    _require_units(methods)
 
 
 def _require_alone(methods: Sequence[MethodSection]) -> None:
@@ -97,3 +98,19 @@ def _require_rewindable(methods: Sequence[MethodSection], optimizer: OptimizerCo
 
 def _is_of_elements(optimizer: SingleOptimizer | MixedConfig) -> bool:
     return optimizer.name in _OF_ELEMENTS or (isinstance(optimizer, CustomConfig) and optimizer.sees == "elements")
+
+
+def _require_units(methods: Sequence[MethodSection]) -> None:
+    """Units can be taken out by one method alone, and only where their weights can become 0."""
+    if not any(isinstance(method, MagnitudePruningConfig) and method.structure == "units" for method in methods):
+        return
+    if any(isinstance(method, DemPConfig) for method in methods):
+        raise ValueError(
+            "methods: magnitude_pruning.structure: units and demp take out the same units: remove one, or set "
+            "structure: weights"
+        )
+    if any(isinstance(method, WeightBalancingConfig) and method.train == "classifier" for method in methods):
+        raise ValueError(
+            "methods: magnitude_pruning.structure: units takes out what weight_balancing.train: classifier freezes: "
+            "remove one"
+        )
