@@ -16,6 +16,7 @@ from lowland.platform.recipe import CausalLMRecipe, ImageClassificationRecipe
 from lowland.platform.resource_checks import resource_problems
 from lowland.platform.runs import RunFolder
 from lowland.trainers.errors import UserError
+from lowland.trainers.recipe import AugmentationConfig
 
 
 def make_recipe(data: str = "data", **fields):
@@ -253,6 +254,19 @@ class TestPreflight:
             UserError, match=r"data.path: .*a.parquet: no column `img`; its columns: image, label, side"
         ):
             self.run(of_images(path=str(file), image_column="img"), tmp_path / "runs")
+
+    def test_a_transform_of_ones_own(self, tmp_path):
+        file = write_parquet(tmp_path / "a.parquet", [b""] * 2, [0, 1])
+        for transform, problem in (
+            ("no_such_module.augment:build", r"every node: no_such_module is not installed|no_such_module is not"),
+            ("support.own_transforms:missing", "has no attribute 'missing'"),
+            ("support.own_transforms:smaller", r"makes a uint8 tensor \[3, 7, 7\]"),
+        ):
+            recipe = of_images(path=str(file), size=8)
+            recipe = recipe.model_copy(update={"augmentation": AugmentationConfig(transform=transform)})
+            with pytest.raises(UserError, match=problem) as caught:
+                self.run(recipe, tmp_path / "runs")
+            assert f"augmentation.transform = {transform}: " in str(caught.value)
 
     def test_storage_that_cannot_be_written(self, tmp_path):
         (tmp_path / "file").write_text("")

@@ -20,6 +20,7 @@ from lowland.platform.recipe import CausalLMRecipe, ImageClassificationRecipe, R
 from lowland.platform.resource_checks import resource_problems
 from lowland.platform.runs import RunFolder, open_filesystem
 from lowland.trainers.errors import DataError, RecipeError, UserError
+from lowland.trainers.recipe import ImageDataConfig
 from lowland.trainers.recipe.image_model import INSTALL_TIMM
 
 if TYPE_CHECKING:
@@ -58,7 +59,7 @@ def preflight(recipe: Recipe, cluster: Cluster, run_folder: RunFolder, tracking_
                 files=files,
                 tracking_uri=store,
                 experiment=recipe.tracking.experiment,
-                packages={"timm": INSTALL_TIMM} if _timm_name(recipe) is not None else {},
+                packages=_packages(recipe),
             )
             reports = _reports(cluster, request)
             problems.extend(report_problems(reports))
@@ -121,7 +122,18 @@ def _data_files(recipe: Recipe) -> tuple[dict[str, int | None], tuple[str, str],
             problems.append(f"model.path: {model} holds no safetensors file; save the model as safetensors")
     if (name := _timm_name(recipe)) is not None:
         problems.extend(_timm_problems(name))
+    if isinstance(recipe, ImageClassificationRecipe) and recipe.augmentation.transform is not None:
+        problems.extend(_transform_problems(recipe.augmentation.transform, recipe.data))
     return files, manifest, problems
+
+
+def _packages(recipe: Recipe) -> dict[str, str]:
+    """Packages of which this recipe needs each on every node, and how they come there."""
+    found = {"timm": INSTALL_TIMM} if _timm_name(recipe) is not None else {}
+    if isinstance(recipe, ImageClassificationRecipe) and (transform := recipe.augmentation.transform) is not None:
+        module = transform.partition(":")[0].partition(".")[0]
+        found[module] = f"augmentation.transform ({transform}) needs it; install its package there or set PYTHONPATH"
+    return found
 
 
 def _timm_name(recipe: Recipe) -> str | None:
@@ -133,6 +145,19 @@ def _timm_problems(name: str) -> list[str]:
 
     try:
         require_timm(name)
+    except RecipeError as error:
+        return [str(error)]
+    return []
+
+
+def _transform_problems(transform: str, data: ImageDataConfig) -> list[str]:
+    """What shows of a transform of one's own when it is imported here and, if the images' size is known, tried."""
+    from lowland.trainers.data.images.own import own_transform, tried
+
+    try:
+        own_transform(transform)
+        if data.size is not None:
+            tried(transform, data.channels, data.size)
     except RecipeError as error:
         return [str(error)]
     return []

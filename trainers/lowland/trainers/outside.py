@@ -1,6 +1,5 @@
 """Optimizers from outside: imported, built, and let under ZeRO only where they stay exact."""
 
-import importlib
 import json
 from pathlib import Path
 from typing import Any
@@ -11,6 +10,7 @@ from lowland.optim import LayoutOptimizer
 from lowland.optim.methods import METHODS
 from lowland.optim.whole import Whole
 from lowland.trainers.errors import RecipeError
+from lowland.trainers.imported import imported
 from lowland.trainers.recipe import PlainOptimizer
 from lowland.trainers.recipe.optimizers import CustomConfig
 
@@ -21,7 +21,7 @@ def build_custom(config: CustomConfig, params: list[dict[str, Any]]) -> Optimize
     Raises:
         RecipeError: it cannot be imported, is no optimizer, refuses its arguments, or knows no weight decay.
     """
-    target = _imported(config.target)
+    target = _optimizer(config.target)
 
     def make(groups: list[dict[str, Any]]) -> Optimizer:
         made: Optimizer = target(groups, lr=config.lr, **config.arguments)
@@ -40,15 +40,8 @@ def build_custom(config: CustomConfig, params: list[dict[str, Any]]) -> Optimize
     return optimizer
 
 
-def _imported(target: str) -> type[Any]:
-    module, _, name = target.partition(":")
-    try:
-        found = getattr(importlib.import_module(module), name)
-    except (ImportError, AttributeError) as error:
-        raise RecipeError(
-            f"optimizer.target = {target}: {error}; it must be importable on every worker, so install its package "
-            "there or set PYTHONPATH"
-        ) from error
+def _optimizer(target: str) -> type[Any]:
+    found = imported(target, "optimizer.target")
     if not (isinstance(found, type) and issubclass(found, Optimizer)):
         raise RecipeError(f"optimizer.target = {target}: must be a subclass of torch.optim.Optimizer")
     return found

@@ -5,7 +5,7 @@ from typing import Annotated, Literal
 from pydantic import Field, model_validator
 
 from lowland.trainers.recipe.hub import HubDataConfig, is_hub_id, is_written_as_hub_id
-from lowland.trainers.recipe.section import Section
+from lowland.trainers.recipe.section import TARGET, Section
 
 Share = Annotated[float, Field(ge=0, le=1)]
 Range = tuple[Annotated[float, Field(gt=0)], Annotated[float, Field(gt=0)]]
@@ -178,6 +178,11 @@ class AugmentationConfig(Section):
     """Random part of the image, resized; not with `padding`."""
     flip: Share = 0.0
     """Part of the images that is mirrored, left to right."""
+    transform: Annotated[
+        str | None,
+        Field(pattern=TARGET, json_schema_extra={"allowed": "the function as `package.module:function`"}),
+    ] = None
+    """Function that returns a transform of one's own, such as torchvision's, of each image: uint8 [C, S, S] to same."""
     randaugment: RandAugmentConfig | None = None
     """Random operations."""
     erasing: ErasingConfig | None = None

@@ -2,6 +2,9 @@
 
 from pydantic import BaseModel, ConfigDict
 
+TARGET = r"^[A-Za-z_]\w*(\.[A-Za-z_]\w*)*:[A-Za-z_]\w*$"
+"""How something to import is written: `package.module:Name`."""
+
 
 class Section(BaseModel):
     """A part of a recipe: immutable, unknown keys refused, each field described by its docstring."""

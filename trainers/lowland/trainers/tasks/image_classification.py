@@ -12,7 +12,9 @@ from lowland.trainers.data.images.batches import HeldOutImages, ImageBatch, Trai
 from lowland.trainers.data.images.data import ImageData
 from lowland.trainers.data.images.elsewhere import Apart, Elsewhere, ImagesApart
 from lowland.trainers.data.images.kept import kept_images
+from lowland.trainers.data.images.own import own_transform, tried
 from lowland.trainers.data.images.places import places
+from lowland.trainers.data.images.processes import Processes
 from lowland.trainers.data.images.sources import read_column
 from lowland.trainers.engines import Engine, Inputs
 from lowland.trainers.errors import RecipeError
@@ -42,9 +44,13 @@ class ImageClassificationTask:
 
     def __init__(self, config: ImageClassificationConfig, world: World) -> None:
         self._config, self._world = config, world
+        if (transform := config.augmentation.transform) is not None:
+            own_transform(transform)  # before images are read
         self.data: ImageData = kept_images(config.data, larger_originals=config.augmentation.resized_crop is not None)
         data = self.data
         self._require_padding()
+        if transform is not None:
+            tried(transform, config.data.channels, data.size)
         self.seen = ImageInput(data.size, config.data.channels, data.mean, data.std, data.classes.names)
         self.sizes = self._sizes()
         methods = self._methods()
@@ -105,10 +111,11 @@ class ImageClassificationTask:
                         break  # what was made ahead is of another order
 
     def train_images(self, first_example: int = 0, elsewhere: Elsewhere | None = None) -> TrainImages:
-        """This rank's batches from an example on; made by `elsewhere`, if the recipe wants it."""
-        apart = None
-        if self._config.data.reader == "ray" and elsewhere is not None:
-            apart = Apart(elsewhere, ImagesApart(self.data.train, self._config.data))
+        """This rank's batches from an example on; made by `elsewhere` or processes, if the recipe wants it."""
+        make = elsewhere if self._config.data.reader == "ray" else None
+        if make is None and self._config.augmentation.transform is not None:
+            make = Processes(self._config.data.threads or torch.get_num_threads())
+        apart = Apart(make, ImagesApart(self.data.train, self._config.data)) if make is not None else None
         colour = (torch.tensor(self.seen.mean) * 255).round().to(torch.uint8)
         return TrainImages(
             self.data.train,

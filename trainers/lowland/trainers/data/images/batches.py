@@ -16,6 +16,7 @@ from lowland.trainers.data.images.collection import Crop, ImageSet, Numbers
 from lowland.trainers.data.images.elsewhere import Apart, Arrays
 from lowland.trainers.data.images.halves import VIEWS, Halves, own_parts, partners
 from lowland.trainers.data.images.mixing import MIXING_NUMBERS, mixture, paste
+from lowland.trainers.data.images.own import transformed
 from lowland.trainers.data.images.randaugment import numbers_for, randaugment
 from lowland.trainers.data.images.sampling import SampledOrder, Sampling
 from lowland.trainers.data.order import HalvesOrder, Order
@@ -119,6 +120,8 @@ class TrainImages:
     def __iter__(self) -> Generator[ImageStep]:
         """A new stream from `start_example`; close() it to end its threads or processes at once."""
         if self._apart is None:
+            if self._config.transform is not None:
+                raise ValueError("a transform of one's own takes the process's generators: give `apart`")
             return built_ahead(lambda index: self._ready(self._step(index)), self._prefetch)
         return prefetched(self._made_apart(self._apart), min(1, self._prefetch))
 
@@ -157,7 +160,7 @@ class TrainImages:
         return self._with_views(batch, self._halves, examples, rows)
 
     def _with_views(self, batch: ImageBatch, halves: Halves, examples: Numbers, rows: Numbers) -> ImageBatch:
-        light = self._config.model_copy(update={"randaugment": None, "erasing": None})
+        light = self._config.model_copy(update={"transform": None, "randaugment": None, "erasing": None})
         views = [self._augmented(examples, rows, light, view) for view in range(1, VIEWS + 1)]
         batch = replace(batch, views=torch.stack(views, dim=1))
         if not halves.mixup:
@@ -212,6 +215,8 @@ class TrainImages:
             pixels = self._images.pixels(rows)
             shifts = draw("crop", count=2) if config.padding else None
         pixels = augment.padded_crop(pixels, shifts, flips, padding=config.padding, mode=config.padding_mode)
+        if config.transform is not None:
+            pixels = transformed(pixels, config.transform, draw("transform", count=1))
         if (chosen := config.randaugment) is not None:
             numbers = draw("randaugment", count=numbers_for(chosen.operations))
             pixels = randaugment(pixels, numbers, operations=chosen.operations, magnitude=chosen.magnitude)

@@ -8,7 +8,9 @@ import numpy.typing as npt
 Uniforms = npt.NDArray[np.float64]
 _Words = npt.NDArray[np.uint64]
 
-Purpose = Literal["crop", "flip", "randaugment", "erasing", "mixing", "sampling", "ground", "place", "look", "grain"]
+Purpose = Literal[
+    "crop", "flip", "randaugment", "erasing", "mixing", "sampling", "ground", "place", "look", "grain", "transform"
+]
 _PURPOSES: dict[Purpose, int] = {
     "crop": 1,
     "flip": 2,
@@ -20,6 +22,7 @@ _PURPOSES: dict[Purpose, int] = {
     "place": 8,
     "look": 9,
     "grain": 10,
+    "transform": 11,
 }
 _GOLDEN = np.uint64(0x9E3779B97F4A7C15)
 

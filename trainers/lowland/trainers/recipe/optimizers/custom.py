@@ -5,6 +5,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field
 
 from lowland.trainers.recipe.optimizers.base import PlainOptimizer
+from lowland.trainers.recipe.section import TARGET
 
 
 class CustomConfig(PlainOptimizer):
@@ -15,7 +16,7 @@ class CustomConfig(PlainOptimizer):
     target: Annotated[
         str,
         Field(
-            pattern=r"^[A-Za-z_]\w*(\.[A-Za-z_]\w*)*:[A-Za-z_]\w*$",
+            pattern=TARGET,
             json_schema_extra={"allowed": "the class as `package.module:Class`"},
         ),
     ]
