@@ -38,6 +38,16 @@ PRUNING: list[dict[str, Any]] = [
     {"name": "magnitude_pruning", "sparsity": 0.6, "rounds": 2, "dense": "2 steps", "rewind": "weights"},
     {"name": "demp", "strength": 0.1, "noise": 2.0, "every": "2 steps", "span": "100%"},
 ]
+UNITS: list[dict[str, Any]] = [
+    {
+        "name": "magnitude_pruning",
+        "structure": "units",
+        "sparsity": 0.6,
+        "rounds": 2,
+        "dense": "2 steps",
+        "rewind": "weights",
+    },
+]
 CONFLICT_FREE = [{"name": "conflict_free"}, {"name": "label_noise", "rate": 0.3}]
 COBALT = [{"name": "cobalt", "start": "2 steps", "least_share": 0.3}]
 CROSS_SPLIT = [
@@ -48,6 +58,7 @@ METHODS = {
     "regularisers": REGULARISERS,
     "rationale": RATIONALE,
     "pruning": PRUNING,
+    "units": UNITS,
     "conflict_free": CONFLICT_FREE,
     "cross_split": CROSS_SPLIT,
     "cobalt": COBALT,
@@ -134,6 +145,31 @@ def test_the_same_weights_and_units_are_pruned(
     assert not any(bool(weights[name][mask == 0].any()) for name, mask in after.items())
     total = sum(mask.numel() for mask in before.values())
     assert sum(int((after[name] != mask).sum()) for name, mask in before.items()) <= total // 10_000
+
+
+@pytest.mark.full
+@pytest.mark.parametrize(
+    ("ranks", "changes"),
+    [("two", TORCH), ("two", zero(1)), ("two", zero(2)), ("two", zero(3)), ("four", zero(2)), ("four", zero(3))],
+)
+def test_the_smallest_units_are_pruned_wherever_they_lie(
+    ranks: str,
+    changes: dict[str, Any],
+    digits: Path,
+    reference: Reference,
+    tmp_path: Path,
+    request: pytest.FixtureRequest,
+) -> None:
+    alone, folder = reference("units")
+    ours = request.getfixturevalue(ranks)(train_methods, digits, tmp_path, UNITS, changes)[0]
+    assert worst_loss(ours.losses, alone.losses) < 1e-5
+    for name in ("removed", "smaller_flops"):
+        key = f"methods/magnitude_pruning/{name}"
+        assert ours.values[key] == alone.values[key]
+    before, after = trained_weights(folder), trained_weights(tmp_path)
+    for name, weight in before.items():
+        assert torch.equal(after[name] == 0, weight == 0), name
+        torch.testing.assert_close(after[name], weight, rtol=1e-4, atol=1e-5, msg=name)
 
 
 @pytest.mark.full

@@ -4,38 +4,18 @@ import copy
 
 import pytest
 import torch
+from support.removable import IMAGES, LABELS, PROBLEM, WORLD, Cut, engine_of, small
 from torch import nn
 from torch.nn import functional as F
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from lowland.optim import Layout
-from lowland.trainers.engines.engine import StatePiece
-from lowland.trainers.engines.torch_engine import TorchEngine
 from lowland.trainers.errors import RecipeError
-from lowland.trainers.methods.base import Outputs, Problem
+from lowland.trainers.methods.base import Outputs
 from lowland.trainers.methods.demp import DemP, one_cycle
 from lowland.trainers.methods.noise import normal_at, normal_in_a_row
 from lowland.trainers.methods.stack import Methods
 from lowland.trainers.models.resnets import resnet_cifar, wide_resnet
 from lowland.trainers.models.units import fit_units, removable_units, sliced, without_units
-from lowland.trainers.world import World
-
-WORLD = World(0, 1, 0, torch.device("cpu"), None)
-PROBLEM = Problem(classes=3, class_counts=(1, 1, 1), groups=0, shape=(2, 5, 5), seed=7)
-IMAGES = torch.randn(6, 2, 5, 5, generator=torch.Generator().manual_seed(0))
-LABELS = torch.tensor([0, 1, 2, 0, 1, 2])
-
-
-def small(kill=()):
-    """Two chains of units; `kill` are units of the first that can never fire."""
-    torch.manual_seed(1)
-    body = nn.Sequential(
-        nn.Conv2d(2, 6, 3), nn.BatchNorm2d(6), nn.ReLU(), nn.Conv2d(6, 5, 3), nn.BatchNorm2d(5), nn.ReLU()
-    )
-    network = nn.Sequential(body, nn.Flatten(), nn.Linear(5, 8), nn.ReLU(), nn.Linear(8, 3))
-    with torch.no_grad():
-        network[0][1].bias[list(kill)] = -1e3
-    return network
 
 
 def of_weights(weights):
@@ -44,12 +24,6 @@ def of_weights(weights):
     fit_units(network, {name: tuple(tensor.shape) for name, tensor in weights.items()})
     network.load_state_dict(weights)
     return network
-
-
-def engine_of(network, optimizer=None):
-    optimizer = optimizer or torch.optim.SGD(network.parameters(), lr=0.1, momentum=0.9)
-    layout = Layout.whole([list(network.named_parameters())])
-    return TorchEngine(network, optimizer, layout, world=WORLD, max_grad_norm=None, autocast=False)
 
 
 def step(network, engine, method, number):
@@ -197,27 +171,6 @@ def test_training_without_removed_units_is_training_with_them_masked():
     expected = sliced(masked.state_dict(), method.kept, removable_units(masked))
     for name, value in smaller.state_dict().items():
         torch.testing.assert_close(value, expected[name], rtol=1e-5, atol=1e-6, msg=name)
-
-
-class Cut:
-    """The masters of a network in several pieces, as ZeRO holds them."""
-
-    replicated = False
-
-    def __init__(self, network, parts):
-        self.module, self._parts = network, parts
-
-    def pieces(self):
-        for name, parameter in self.module.named_parameters():
-            flat = parameter.detach().view(-1)
-            offset = 0
-            for part in flat.tensor_split(self._parts):
-                segment = type("Segment", (), {"offset": offset})
-                yield StatePiece(name, flat.numel(), segment, {"weight": part}, {})
-                offset += part.numel()
-
-    def masters_changed(self):
-        pass
 
 
 def test_noise_is_on_live_units_alone_and_does_not_depend_on_the_cut():

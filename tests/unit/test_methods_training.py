@@ -31,6 +31,7 @@ NOTHING = [
     {"name": "demp", "strength": 0, "noise": 0, "every": "100 steps"},
     {"name": "cobalt", "strength": 0, "start": "2 steps"},
 ]
+NO_UNITS = {"name": "magnitude_pruning", "structure": "units", "sparsity": 0, "rounds": 2, "dense": "2 steps"}
 
 STATEFUL = [
     {"name": "irm", "strength": 1},
@@ -66,7 +67,9 @@ def plain(digits, tmp_path_factory):
 
 
 @pytest.mark.parametrize(
-    "methods", [NOTHING, *(full([one]) for one in NOTHING)], ids=lambda methods: methods[0]["name"]
+    "methods",
+    [NOTHING, *(full([one]) for one in (*NOTHING, NO_UNITS))],
+    ids=lambda methods: methods[0]["name"],
 )
 def test_methods_of_strength_zero_change_no_bit(methods, digits, plain, tmp_path):
     """In four micro-batches, so with a pass that collects numbers first; with BatchNorm's averages."""
@@ -99,6 +102,23 @@ def test_a_resume_goes_on_as_if_nothing_had_been(digits, tmp_path):
         assert not bool(before["weight"][name][mask == 0].any())
     with pytest.raises(DataError, match=r"written with sgd with irm with rationale.*, this run has sgd with vrex"):
         train_images(image_config(digits, [{"name": "vrex"}]), tmp_path / "cut")
+
+
+def test_pruned_units_stay_so_after_a_resume(digits, tmp_path):
+    """Stopped between two rounds, with early weights that come back in the second."""
+    units = {"name": "magnitude_pruning", "structure": "units", "sparsity": 0.6, "rounds": 2, "dense": "2 steps"}
+    config = image_config(digits, [{**units, "rewind": "weights", "rewind_to": "1 steps"}])
+    whole = train_images(config, tmp_path / "whole")
+    train_images(config, tmp_path / "cut", stop_after=3)
+    resumed = train_images(config, tmp_path / "cut")
+    assert resumed.result.resumed_from == 3
+    assert {step: resumed.losses[step] for step in (4, 5, 6)} == {step: whole.losses[step] for step in (4, 5, 6)}
+    assert whole.values["methods/magnitude_pruning/removed"][6] == pytest.approx(0.6, abs=0.02)
+    before, after = states(tmp_path / "whole", 6), states(tmp_path / "cut", 6)
+    assert before.keys() == after.keys()
+    for name, tensors in before.items():
+        for key, tensor in tensors.items():
+            assert torch.equal(after[name][key], tensor), (name, key)
 
 
 def test_methods_count_the_first_of_several_passes(digits, tmp_path, monkeypatch):
@@ -255,12 +275,19 @@ def test_a_fixed_classifier_is_exported_and_read_back(digits, tmp_path):
     assert float(network.fc.scale) == 16
 
 
-def test_removed_units_are_not_exported(digits, tmp_path):
+@pytest.mark.parametrize(
+    "method",
+    [
+        # Much noise, so that units die within six steps.
+        {"name": "demp", "strength": 0, "noise": 2.0, "every": "2 steps", "span": "100%"},
+        {"name": "magnitude_pruning", "structure": "units", "sparsity": 0.4, "dense": "4 steps"},
+    ],
+    ids=lambda method: method["name"],
+)
+def test_removed_units_are_not_exported(method, digits, tmp_path):
     """The exported network is smaller and says what the trained one said."""
-    # Much noise, so that units die within six steps.
-    demp = {"name": "demp", "strength": 0, "noise": 2.0, "every": "2 steps", "span": "100%"}
-    outcome = train_images(image_config(digits, [demp], checkpoints={"every": None}), tmp_path, export=True)
-    removed = outcome.values["methods/demp/removed"][6]
+    outcome = train_images(image_config(digits, [method], checkpoints={"every": None}), tmp_path, export=True)
+    removed = outcome.values[f"methods/{method['name']}/removed"][6]
     assert removed > 0.1
     network, _ = load_classifier(tmp_path / "model")
     task = build_task(image_config(digits, model={"path": str(tmp_path / "model")}), _alone())

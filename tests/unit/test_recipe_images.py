@@ -28,6 +28,7 @@ def path(tmp_path):
     return file
 
 
+UNITS = "{name: magnitude_pruning, sparsity: 0.5, structure: units}"
 REWOUND = "methods=[{name: magnitude_pruning, sparsity: 0.5, rewind: weights}]"
 
 
@@ -87,6 +88,15 @@ def test_the_task_decides_what_the_sections_are(path, tmp_path):
         (["methods=[{name: cobalt, concepts: 1}]"], "concepts = 1: must be a whole number at least 2"),
         (["methods=[{name: cobalt, strength: 2}]"], "strength = 2: must be a number at least 0 and at most 1"),
         (["methods=[{name: cobalt, start: 5 minutes}]"], "the unit must be one of %, steps, epochs"),
+        (
+            [f"methods=[{UNITS[:-1]}, kinds: [head]}}]"],
+            "methods.0: kinds are of structure: weights; remove them",
+        ),
+        ([f"methods=[{UNITS}, {{name: demp}}]"], "and demp take out the same units: remove one, or set structure"),
+        (
+            [f"methods=[{UNITS}, {{name: weight_balancing, train: classifier}}]"],
+            "structure: units takes out what weight_balancing.train: classifier freezes: remove one",
+        ),
         (["length=1B tokens"], "length: 1000000000 tokens: images have no tokens"),
         (
             ["schedule={name: wsd, warmup: 2 epochs}"],

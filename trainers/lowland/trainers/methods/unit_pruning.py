@@ -20,7 +20,7 @@ from lowland.trainers.world import World
 
 
 def largest_units(norms: Tensor, counts: Sequence[int], left: Tensor, share: float, scope: Scope) -> Tensor:
-    """The units that stay when a share of all is to be gone; of equal ones those further behind.
+    """The units that stay when a share of all is to be gone; of equal ones those in front.
 
     The largest of each layer always stays, so that fewer may go than are wanted.
 
@@ -49,8 +49,9 @@ def _relative(norms: Tensor) -> Tensor:
 
 
 def _largest(sizes: Tensor, gone: int) -> Tensor:
-    kept = torch.ones_like(sizes, dtype=torch.bool)
-    kept[sizes.argsort(stable=True)[: min(gone, int(sizes.isfinite().sum()))]] = False
+    stay = max(len(sizes) - gone, int(sizes.isinf().sum()))
+    kept = torch.zeros_like(sizes, dtype=torch.bool)
+    kept[sizes.argsort(descending=True, stable=True)[:stay]] = True
     return kept
 
 
