@@ -1,10 +1,11 @@
-"""What batches of images cost by reader: the worker's own threads, Ray Data (`data.reader: ray`), and plain Ray actors.
+"""What batches of images cost by reader: threads, processes, Ray Data (`data.reader: ray`), and plain Ray actors.
 
     python benchmarks/image_readers.py
 
 Each reader makes steps of JPEG files of 500 x 375 to 224 x 224 (random parts, mirrored), which nothing trains on; the
-first ones do not count, and the start is the time to the first.  CPU time is that of this process and all of Ray's
-below it: on a machine with other load it says more than images per second do.  The plain actors are for comparison.
+first ones do not count, and the start is the time to the first. CPU time is that of this process and all of Ray's below
+it: on a machine with other load it says more than images per second do. Processes are what `augmentation.transform`
+brings. The plain actors are for comparison.
 """
 
 import threading
@@ -26,6 +27,7 @@ from lowland.platform.cluster import connect
 from lowland.trainers.data.images.batches import TrainImages
 from lowland.trainers.data.images.data import open_images
 from lowland.trainers.data.images.elsewhere import Apart, Arrays, Elsewhere, ImagesApart
+from lowland.trainers.data.images.processes import Processes
 from lowland.trainers.recipe import AugmentationConfig, ImageDataConfig
 
 BATCH, AHEAD, PROCESSES = 32, 4, 2
@@ -126,6 +128,7 @@ def main() -> None:
         fields = {"path": str(path), "size": 224, "cache": "never", "mean": [0.5] * 3, "std": [0.25] * 3}
         config = ImageDataConfig.model_validate({**fields, "threads": 1})
         report("local, 2 threads", config.model_copy(update={"threads": PROCESSES}), None)
+        report("local, 2 processes", config, Processes(PROCESSES))
         with connect("local", cpus=PROCESSES + 1, gpus=0):
             report("ray (Ray Data)", config, ray_data)
             report("plain Ray actors", config, plain_actors)
