@@ -16,7 +16,7 @@ from lowland.optim import SGD, Layout, Lion, Whole, skips_on_device
 from lowland.trainers.engines import UnreadOutcome, torch_engine
 from lowland.trainers.engines.torch_engine import TorchEngine
 from lowland.trainers.errors import NonFiniteError
-from lowland.trainers.models import ImageClassifierLoss, StepBatchNorm2d, settle
+from lowland.trainers.models import ImageClassifierLoss, RunningAverages, StepBatchNorm2d
 from lowland.trainers.world import World
 
 MOMENTUM = {"optimizer": {"name": "sgd", "lr": 0.5, "momentum": 0.9}}
@@ -183,7 +183,7 @@ def engine_steps(device: str, make: Any) -> tuple[list[bool], list[float], dict[
         x = torch.randn(4, 6, generator=torch.Generator().manual_seed(step)).to(device)
         engine.accumulate({"x": x * torch.inf if step in (0, 3) else x}, scale=0.25, last=True)
         outcomes.append(engine.step(1.0))
-        settle(module, applied=outcomes[-1].applied)
+        RunningAverages(module).settle(applied=outcomes[-1].applied)
     found = {**module.state_dict()}
     for index, p in enumerate(module.parameters()):
         found |= {f"{index} {name}": value for name, value in optimizer.state[p].items()}

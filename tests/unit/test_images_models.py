@@ -13,11 +13,11 @@ from lowland.trainers.errors import DataError, RecipeError
 from lowland.trainers.models import (
     ImageClassifierLoss,
     ImageInput,
+    RunningAverages,
     build_image_classifier,
     classifier_sizes,
     load_classifier,
     save_classifier,
-    settle,
     use_step_batch_norm,
 )
 from lowland.trainers.models.heads import ETFClassifier
@@ -68,7 +68,7 @@ def test_one_pass_a_step_is_torchs_batch_norm():
         expected, found = plain(images), own(images)
         assert torch.equal(found, expected)
         assert not torch.equal(own[1].running_mean, plain[1].running_mean), "nothing moves before the step is done"
-        settle(own, applied=True)
+        RunningAverages(own).settle(applied=True)
     assert own.state_dict().keys() == plain.state_dict().keys()
     for name, value in plain.state_dict().items():
         torch.testing.assert_close(own.state_dict()[name], value)
@@ -82,7 +82,7 @@ def test_passes_of_a_step_count_as_one_and_other_passes_not_at_all():
         own(part)
     with frozen_statistics(own):
         own(torch.randn(4, 3, 8, 8) * 100)
-    settle(own, applied=True)
+    RunningAverages(own).settle(applied=True)
     first = [plain[0](part) for part in parts]
     mean = torch.stack([x.mean((0, 2, 3)) for x in first]).mean(0)
     variance = torch.stack([x.var((0, 2, 3)) for x in first]).mean(0)
@@ -90,8 +90,8 @@ def test_passes_of_a_step_count_as_one_and_other_passes_not_at_all():
     torch.testing.assert_close(own[1].running_var, 0.9 + 0.1 * variance)
     before = own[1].running_mean.clone()
     own(torch.full((4, 3, 8, 8), torch.nan))
-    settle(own, applied=False)
-    settle(own, applied=False)
+    RunningAverages(own).settle(applied=False)
+    RunningAverages(own).settle(applied=False)
     assert torch.equal(own[1].running_mean, before)
 
 
@@ -112,7 +112,7 @@ def test_batch_norm_with_an_activation_behind_it():
     images = torch.randn(4, 3, 5, 5)
     assert torch.equal(own(images), plain(images))
     assert not torch.equal(own[0].running_mean, plain[0].running_mean), "nothing moves before the step is done"
-    settle(own, applied=True)
+    RunningAverages(own).settle(applied=True)
     assert own.state_dict().keys() == plain.state_dict().keys()
     torch.testing.assert_close(own[0].running_mean, plain[0].running_mean)
 
@@ -132,10 +132,19 @@ def test_a_compiled_network_is_the_same_in_one_graph():
         images = torch.randn(4, 3, 8, 8, generator=torch.Generator().manual_seed(step))
         assert torch.equal(compiled(images), plain(images))
         for network in (plain, compiled):
-            settle(network, applied=True)
+            RunningAverages(network).settle(applied=True)
     expected = plain.state_dict()
     for name, value in compiled.state_dict().items():
         torch.testing.assert_close(value, expected[name], msg=name)
+
+
+def test_a_layer_that_no_pass_came_through_keeps_its_averages():
+    _, own = norms()
+    own[1](torch.randn(4, 4, 8, 8))
+    RunningAverages(own).settle(applied=True)
+    assert not torch.equal(own[1].running_mean, torch.zeros(4))
+    assert torch.equal(own[3].running_mean, torch.zeros(2))
+    assert torch.equal(own[3].running_var, torch.ones(2))
 
 
 def test_statistics_stay_fp32_in_a_bf16_network():
@@ -145,7 +154,7 @@ def test_statistics_stay_fp32_in_a_bf16_network():
     assert own[0].weight.dtype == own[1].weight.dtype == torch.bfloat16
     assert (own[1].running_mean == 1 + 2**-12).all()
     assert own(torch.randn(4, 3, 8, 8, dtype=torch.bfloat16)).dtype == torch.bfloat16
-    settle(own, applied=True)
+    RunningAverages(own).settle(applied=True)
     assert own[1].running_mean.dtype == torch.float32
 
 

@@ -10,11 +10,11 @@ from safetensors.torch import save_file
 from lowland.trainers.errors import DataError, RecipeError
 from lowland.trainers.models import (
     ImageInput,
+    RunningAverages,
     build_image_classifier,
     classifier_sizes,
     load_classifier,
     save_classifier,
-    settle,
 )
 from lowland.trainers.recipe import ImageModelConfig
 
@@ -43,7 +43,7 @@ def test_a_network_is_timms_own(name, channels):
     batch = images(channels)
     for _ in range(2):
         assert torch.equal(network(batch).logits, plain(batch))
-        settle(network, applied=True)
+        RunningAverages(network).settle(applied=True)
     expected = plain.state_dict()
     for key, value in network.timm_model.state_dict().items():
         torch.testing.assert_close(value, expected[key], msg=key)

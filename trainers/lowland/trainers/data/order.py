@@ -1,5 +1,7 @@
 """The order of examples: an endless stream in which each epoch is a permutation of the rows."""
 
+from functools import lru_cache
+
 import numpy as np
 import numpy.typing as npt
 
@@ -7,6 +9,10 @@ Indices = npt.NDArray[np.int64]
 _Words = npt.NDArray[np.uint64]
 
 _ROUNDS = 8
+_BLOCK = 4096
+"""Examples whose rows are found at once: those of a small batch take as long, in calls that hold up other threads."""
+_BLOCK = 4096
+"""Examples whose rows are found at once: for fewer, the calls would cost more than their work."""
 _HALVES = 0x5EED
 """Tells the choice of halves from other uses of a seed."""
 
@@ -24,8 +30,6 @@ class Order:
         if rows < 1:
             raise ValueError("an order needs at least one row")
         self.rows, self.seed = rows, seed
-        self._half_bits = np.uint64(max(1, ((rows - 1).bit_length() + 1) // 2))
-        self._mask = np.uint64((1 << int(self._half_bits)) - 1)
 
     def examples(self, start: int, count: int) -> Indices:
         """Row indices [count] of the examples start, start + 1, …"""
@@ -43,19 +47,37 @@ class Order:
         return examples // self.rows
 
     def _permuted(self, epoch: int, offset: int, count: int) -> Indices:
-        keys = np.random.SeedSequence([self.seed, epoch]).generate_state(_ROUNDS, np.uint64).astype(np.uint64)
-        values = self._feistel(np.arange(offset, offset + count, dtype=np.uint64), keys)
-        # The network permutes the next power of four, at most four times as many values as there are
-        # rows; applying it again to those outside (cycle walking) makes it a permutation of the rows.
-        while (outside := values >= self.rows).any():
-            values[outside] = self._feistel(values[outside], keys)
-        return values.astype(np.int64)
+        if count >= _BLOCK:
+            return _permuted(self.rows, self.seed, epoch, offset, count)
+        blocks = range(offset // _BLOCK, (offset + count - 1) // _BLOCK + 1)
+        found = np.concatenate([_block(self.rows, self.seed, epoch, block) for block in blocks])
+        return found[offset - blocks.start * _BLOCK :][:count]
 
-    def _feistel(self, values: _Words, keys: _Words) -> _Words:
-        left, right = values >> self._half_bits, values & self._mask
-        for key in keys:
-            left, right = right, left ^ (_mix(right ^ key) & self._mask)
-        return (left << self._half_bits) | right
+
+@lru_cache(maxsize=8)
+def _block(rows: int, seed: int, epoch: int, block: int) -> Indices:
+    start = block * _BLOCK
+    return _permuted(rows, seed, epoch, start, min(_BLOCK, rows - start))
+
+
+def _permuted(rows: int, seed: int, epoch: int, offset: int, count: int) -> Indices:
+    """Which rows are the examples offset, offset + 1, … of an epoch: [count]."""
+    keys = np.random.SeedSequence([seed, epoch]).generate_state(_ROUNDS, np.uint64).astype(np.uint64)
+    half_bits = np.uint64(max(1, ((rows - 1).bit_length() + 1) // 2))
+    values = _feistel(np.arange(offset, offset + count, dtype=np.uint64), keys, half_bits)
+    # The network permutes the next power of four, at most four times as many values as there are
+    # rows; applying it again to those outside (cycle walking) makes it a permutation of the rows.
+    while (outside := values >= rows).any():
+        values[outside] = _feistel(values[outside], keys, half_bits)
+    return values.astype(np.int64)
+
+
+def _feistel(values: _Words, keys: _Words, half_bits: np.uint64) -> _Words:
+    mask = np.uint64((1 << int(half_bits)) - 1)
+    left, right = values >> half_bits, values & mask
+    for key in keys:
+        left, right = right, left ^ (_mix(right ^ key) & mask)
+    return (left << half_bits) | right
 
 
 class HalvesOrder:

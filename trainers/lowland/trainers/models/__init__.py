@@ -1,6 +1,6 @@
 """The networks that are trained."""
 
-from lowland.trainers.models.batch_norm import StepBatchNorm2d, settle, use_step_batch_norm
+from lowland.trainers.models.batch_norm import RunningAverages, StepBatchNorm2d, use_step_batch_norm
 from lowland.trainers.models.card import model_card
 from lowland.trainers.models.causal_lm import (
     CausalLMLoss,
@@ -22,6 +22,7 @@ __all__ = [
     "ImageClassifierLoss",
     "ImageInput",
     "NetworkPair",
+    "RunningAverages",
     "StepBatchNorm2d",
     "build_causal_lm",
     "build_image_classifier",
@@ -37,6 +38,5 @@ __all__ = [
     "save_classifier",
     "save_model",
     "save_pair",
-    "settle",
     "use_step_batch_norm",
 ]

@@ -1,10 +1,10 @@
 """BatchNorm whose statistics are a function of the global batch: the same at every world size and on every rank.
 
 Plain BatchNorm moves its running averages in each forward pass, on each rank by its own images.  Here a forward pass in
-training only adds its batch's mean and variance to a sum; when the step is done, `settle` averages those of all
-micro-batches of all ranks and moves the running averages once.  With one micro-batch on one rank that is what plain
-BatchNorm does.  The passes of SAM and its relatives at displaced weights add nothing: `frozen_statistics` hides the
-running averages from them, as from any BatchNorm.
+training only adds its batch's mean and variance to a sum; when the step is done, `RunningAverages` averages those of
+all micro-batches of all ranks and moves once.  With one micro-batch on one rank that is what plain BatchNorm does.  The
+passes of SAM and its relatives at displaced weights add nothing: `frozen_statistics` hides the running averages from
+them, as from any BatchNorm.
 
 Over which images activations are normalised is another question: each micro-batch by itself, or the micro-batches of
 all ranks together (`synchronised`: two messages of C numbers forward and two backward).  The first depends on
@@ -13,7 +13,7 @@ all ranks together (`synchronised`: two messages of C numbers forward and two ba
 Running averages and all arithmetic on statistics are fp32 whatever the weights are.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable
 from functools import lru_cache
 from typing import Any
 
@@ -65,7 +65,7 @@ class StepBatchNorm2d(nn.BatchNorm2d):
         return normalised
 
     def gathered(self) -> Tensor:
-        """Sums of means [C], of variances [C], and of the number of passes [1], since `settle`."""
+        """Sums of means [C], of variances [C], and of the number of passes [1], of this step."""
         return self._gathered
 
     def _apply(self, fn: Callable[..., Any], recurse: bool = True) -> "StepBatchNorm2d":
@@ -124,46 +124,56 @@ def _replace(module: nn.Module, *, synchronised: bool) -> None:
             _replace(child, synchronised=synchronised)
 
 
-@torch.no_grad()
-def settle(module: nn.Module, *, applied: bool | Tensor) -> None:
-    """Ends a step: all ranks' statistics become running averages, the same on all ranks; collective.
+class RunningAverages:
+    """Those of a network, which move once a step.
 
     Args:
         module: with any number of `StepBatchNorm2d`.
-        applied: whether the step was; the statistics of one that was not are forgotten.  If only the device knows, a
-            bool [] there.
     """
-    layers = list(_layers(module))
-    if not layers:
-        return
-    sums = [layer.gathered() for layer in layers]
-    if applied is not False:
-        gathered = torch.cat(sums)
-        if dist.is_initialized() and dist.get_world_size() > 1:
-            dist.all_reduce(gathered)
-        _move(layers, gathered, applied)
-    torch._foreach_zero_(sums)
 
+    def __init__(self, module: nn.Module) -> None:
+        layers = (layer for layer in module.modules() if isinstance(layer, StepBatchNorm2d))
+        # Found once: while the host looks for them, a GPU has nothing to do.
+        self._layers = [layer for layer in layers if layer.track_running_stats]
 
-def _move(layers: Sequence[StepBatchNorm2d], gathered: Tensor, applied: bool | Tensor) -> None:
-    """Moves running averages: all at once, since a GPU takes as long for a small kernel as for a larger one."""
-    sizes = tuple(layer.gathered().numel() for layer in layers)
-    found = gathered / gathered.index_select(0, _passes_at(sizes, gathered.device))
-    running = [[layer.get_buffer("running_mean"), layer.get_buffer("running_var")] for layer in layers]
-    if isinstance(applied, Tensor):
-        held = [
-            part for layer, averages in zip(layers, running, strict=True) for part in (*averages, layer.gathered()[-1:])
-        ]
-        found = torch.where(applied, found, torch.cat(held))
-    moves: dict[float, tuple[list[Tensor], list[Tensor]]] = {}
-    for layer, averages, new in zip(layers, running, found.split(sizes), strict=True):
-        olds, news = moves.setdefault(0.1 if layer.momentum is None else layer.momentum, ([], []))
-        olds += averages
-        news += new[:-1].chunk(2)
-    for momentum, (olds, news) in moves.items():
-        torch._foreach_lerp_(olds, news, momentum)
-    counters = [layer.get_buffer("num_batches_tracked") for layer in layers]
-    torch._foreach_add_(counters, applied.to(counters[0].dtype) if isinstance(applied, Tensor) else 1)
+    @torch.no_grad()
+    def settle(self, *, applied: bool | Tensor) -> None:
+        """Ends a step: all ranks' statistics become running averages, the same on all ranks; collective.
+
+        Args:
+            applied: whether the step was; the statistics of one that was not are forgotten.  If only the device knows,
+                a bool [] there.
+        """
+        if not self._layers:
+            return
+        sums = self._sums()
+        if applied is not False:
+            gathered = torch.cat(sums)
+            if dist.is_initialized() and dist.get_world_size() > 1:
+                dist.all_reduce(gathered)
+            self._move(gathered, applied)
+        torch._foreach_zero_(sums)
+
+    def _move(self, gathered: Tensor, applied: bool | Tensor) -> None:
+        """All at once, since a GPU takes as long for a small kernel as for a larger one."""
+        passes = gathered.index_select(0, _passes_at(tuple(map(len, self._sums())), gathered.device))
+        held = [layer._buffers[name] for layer in self._layers for name in ("running_mean", "running_var")]
+        olds = [tensor for tensor in held if tensor is not None]
+        none = gathered.new_zeros(1)
+        before = torch.cat([part for pair in zip(olds[::2], olds[1::2], strict=True) for part in (*pair, none)])
+        # A layer that no pass came through has nothing to move to.
+        after = torch.where((passes > 0) & applied, gathered / passes, before)
+        sizes = [size for layer in self._layers for size in (layer.num_features, layer.num_features, 1)]
+        news = [part for index, part in enumerate(after.split(sizes)) if index % 3 < 2]
+        momenta = [0.1 if layer.momentum is None else layer.momentum for layer in self._layers for _ in range(2)]
+        for momentum in dict.fromkeys(momenta):
+            chosen = [index for index, own in enumerate(momenta) if own == momentum]
+            torch._foreach_lerp_([olds[i] for i in chosen], [news[i] for i in chosen], momentum)
+        counters = [layer.get_buffer("num_batches_tracked") for layer in self._layers]
+        torch._foreach_add_(counters, applied.to(counters[0].dtype) if isinstance(applied, Tensor) else 1)
+
+    def _sums(self) -> list[Tensor]:
+        return [layer.gathered() for layer in self._layers]
 
 
 @lru_cache(maxsize=16)
@@ -171,10 +181,6 @@ def _passes_at(sizes: tuple[int, ...], device: torch.device) -> Tensor:
     """For each of the numbers that layers gathered, one after the other, where its layer's number of passes lies."""
     counts = torch.tensor(sizes)
     return (counts.cumsum(0) - 1).repeat_interleave(counts).to(device)
-
-
-def _layers(module: nn.Module) -> Iterator[StepBatchNorm2d]:
-    return (layer for layer in module.modules() if isinstance(layer, StepBatchNorm2d) and layer.track_running_stats)
 
 
 class _Total(Function):

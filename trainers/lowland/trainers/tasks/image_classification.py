@@ -25,10 +25,10 @@ from lowland.trainers.methods.stack import Methods
 from lowland.trainers.models import (
     ImageClassifierLoss,
     ImageInput,
+    RunningAverages,
     build_image_classifier,
     classifier_sizes,
     save_classifier,
-    settle,
 )
 from lowland.trainers.monitor import Monitor
 from lowland.trainers.recipe import ImageClassificationConfig
@@ -58,6 +58,7 @@ class ImageClassificationTask:
         self.methods = Methods(methods, world)
         self.bf16 = config.model.dtype == "bfloat16"
         self._tally: Tally | None = None
+        self._averages: RunningAverages | None = None
 
     def build_module(self) -> nn.Module:
         """The network with its loss, on the CPU."""
@@ -136,7 +137,9 @@ class ImageClassificationTask:
 
     def stepped(self, engine: Engine, *, applied: bool | Tensor) -> None:
         """BatchNorm's running averages move, on all ranks alike."""
-        settle(engine.module, applied=applied)
+        if self._averages is None:
+            self._averages = RunningAverages(engine.module)
+        self._averages.settle(applied=applied)
 
     def evaluate(self, engine: Engine) -> dict[str, float]:
         """Loss (nats per image), accuracies and calibration error on the held-out images."""

@@ -5,6 +5,7 @@ import math
 import numpy as np
 import numpy.typing as npt
 import torch
+from numpy.lib.stride_tricks import sliding_window_view
 from torch import Tensor
 from torch.nn import functional
 
@@ -25,32 +26,31 @@ def padded_crop(
     """Windows of the padded images at their own size, mirrored left to right where asked.
 
     Args:
-        images: uint8 [B, C, H, W].
+        images: uint8 [B, C, H, W]; mirrored in place if there is no padding.
         shifts: [B, 2], where the window begins, down and right, as a part of the 2 padding + 1 places there are;
             None is the middle.
         flips: [B].
         padding: pixels on each side.
         mode: `zeros`, or `reflect`, which leaves out the edge's own pixels and wants padding < H, W.
     """
-    batch, channels, height, width = images.shape
+    height, width = images.shape[-2:]
+    pixels = images.numpy()
     if padding:
         # torch reflects floating-point numbers alone; a byte is exact in one.
-        images = (
+        padded = (
             functional.pad(images.float(), [padding] * 4, mode="reflect").to(torch.uint8)
             if mode == "reflect"
             else functional.pad(images, [padding] * 4)
         )
-    elif not flips.any():
-        return images
-    starts = np.full((batch, 2), padding)
-    if padding and shifts is not None:
-        starts = np.floor(shifts * (2 * padding + 1)).astype(np.int64)
-    # Image by image: copying windows is three times as fast as gathering their pixels by index.
-    padded, windows = images.numpy(), np.empty((batch, channels, height, width), dtype=np.uint8)
-    for index, ((upper, left), mirrored) in enumerate(zip(starts.tolist(), flips.tolist(), strict=True)):
-        window = padded[index, :, upper : upper + height, left : left + width]
-        windows[index] = window[..., ::-1] if mirrored else window
-    return torch.from_numpy(windows)
+        starts = np.full((len(images), 2), padding)
+        if shifts is not None:
+            starts = np.floor(shifts * (2 * padding + 1)).astype(np.int64)
+        windows = sliding_window_view(padded.numpy(), (height, width), axis=(2, 3))
+        # One copy for the batch: with one for each image, the thread that trains would wait as often for Python's lock.
+        pixels = windows[np.arange(len(images)), :, starts[:, 0], starts[:, 1]]
+    mirrored = np.flatnonzero(flips)
+    pixels[mirrored] = pixels[mirrored][..., ::-1]
+    return torch.from_numpy(pixels)
 
 
 def part_of_image(
