@@ -1,14 +1,14 @@
 """lowland's optimizers in a DeepSpeed loop that is not lowland's."""
 
 import pytest
+from support.full import full
 from support.own_loops import refusal, refused_layout, refused_optimizer, small_model, trained, unsharded
 from support.processes import Ranks
 
 pytestmark = pytest.mark.processes
 
 
-@pytest.mark.parametrize("accumulation", [1, 2])
-@pytest.mark.parametrize("stage", [1, 2, 3])
+@pytest.mark.parametrize(("stage", "accumulation"), [(1, 2), (2, 1), (3, 2), full(1, 1), full(2, 2), full(3, 1)])
 def test_a_loop_of_ones_own_equals_one_process(two: Ranks, stage: int, accumulation: int) -> None:
     found, expected, start = (
         two(trained, stage, accumulation, True)[0],
@@ -27,8 +27,10 @@ def test_without_attach_it_refuses(two: Ranks, stage: int) -> None:
         assert "lowland.trainers.engines.attach" in message
 
 
-@pytest.mark.parametrize("fault", ["missing", "twice", "shifted"])
-@pytest.mark.parametrize("stage", [2, 3])
+@pytest.mark.parametrize(
+    ("stage", "fault"),
+    [(2, "missing"), (3, "twice"), (3, "shifted"), full(3, "missing"), full(2, "twice"), full(2, "shifted")],
+)
 def test_a_layout_that_is_not_that_of_the_live_weights_is_refused_on_every_rank(
     two: Ranks, stage: int, fault: str
 ) -> None:

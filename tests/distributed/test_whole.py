@@ -91,7 +91,7 @@ RESUMED = {
 """With nowcast, three snapshots are taken before the stop, and the jump comes after it."""
 
 
-@pytest.mark.parametrize("name", [full("adafactor"), "soap", full("muon"), "nowcast"])
+@pytest.mark.parametrize("name", [full("adafactor"), full("soap"), full("muon"), "nowcast"])
 def test_state_saved_by_two_ranks_goes_on_elsewhere(
     one: Ranks, two: Ranks, name: str, data: Path, tmp_path: Path
 ) -> None:
