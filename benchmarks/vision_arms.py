@@ -67,7 +67,7 @@ ARMS = {
     "magnitude": Arm("pruning", "sgd", methods=(MAGNITUDE,)),
     "magnitude units": Arm("pruning", "sgd", methods=(UNITS,)),
     "demp 0.001": Arm("pruning", "sgd", methods=({"name": "demp", "strength": 0.001, "every": "2 epochs"},)),
-    "demp 0.003": Arm("pruning", "sgd", methods=({"name": "demp", "strength": 0.003, "every": "2 epochs"},)),
+    "demp 0.002": Arm("pruning", "sgd", methods=({"name": "demp", "strength": 0.002, "every": "2 epochs"},)),
 }
 
 

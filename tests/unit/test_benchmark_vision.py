@@ -89,7 +89,7 @@ def test_tables_compare_by_seed_and_say_what_was_lost() -> None:
     gone = {"methods__demp__flops": 4.0, "methods__demp__smaller_flops": 1.0, "methods__demp__removed": 0.6}
     zeros = {"methods__magnitude_pruning__flops": 4.0, "methods__magnitude_pruning__sparse_flops": 2.0}
     zeros |= {"methods__magnitude_pruning__sparsity": 0.8}
-    runs |= {("demp 0.003", 1): outcome(0.88, **gone), ("magnitude", 1): outcome(0.88, **zeros)}
+    runs |= {("demp 0.002", 1): outcome(0.88, **gone), ("magnitude", 1): outcome(0.88, **zeros)}
     runs |= {
         ("magnitude units", 1): outcome(0.88, **{key.replace("demp", "magnitude_pruning"): gone[key] for key in gone})
     }
@@ -97,7 +97,7 @@ def test_tables_compare_by_seed_and_say_what_was_lost() -> None:
     assert "| sam | 15 | 2 | 2 | 87 ± 64 | 2 ± " in text
     assert "| cross-entropy | 15 | 1 | 1 | 50 |  | 10 | 70 | 20 |" in text
     assert text.count("| sgd | 15 | 1 | 2 | 85 ± 64 |  | 10 |") == 2, "pruning is compared with it too"
-    for name, said in (("demp 0.003", "60 | units | 25"), ("magnitude units", "60 | units | 25")):
+    for name, said in (("demp 0.002", "60 | units | 25"), ("magnitude units", "60 | units | 25")):
         assert f"| {name} | 15 | 1 | 1 | 88 | -2 | 10 | {said} |" in text
     assert "| magnitude | 15 | 1 | 1 | 88 | -2 | 10 | 80 | weights | 50 |" in text
 
