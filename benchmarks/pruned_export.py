@@ -2,9 +2,10 @@
 
     python benchmarks/pruned_export.py
 
-Trains a WideResNet on scikit-learn's digits: plain, with DemP and with magnitude pruning.  Exports each, reads it back
-and times forward passes, the networks taking turns; the fastest of each counts, since other processes can only slow
-one down.  Size, FLOPs and time are those of the first seed.
+Trains a WideResNet on scikit-learn's digits: plain, with DemP and with magnitude pruning, of weights and of as many
+units as DemP took out with the same seed.  Exports each, reads it back and times forward passes, the networks taking
+turns; the fastest of each counts, since other processes can only slow one down.  Size, FLOPs and time are those of the
+first seed.
 """
 
 import argparse
@@ -25,12 +26,20 @@ from lowland.trainers.monitor import SilentMonitor
 from lowland.trainers.recipe import ImageClassificationConfig
 from lowland.trainers.world import World
 
+ROWS = ("plain", "demp", "magnitude, weights", "magnitude, units")
+"""What is trained, in this order."""
+PRUNING = {"name": "magnitude_pruning", "sparsity": 0.8, "rounds": 3, "dense": "40%", "rewind": "learning_rate"}
 
-def methods(strength: float, noise: float) -> dict[str, list[dict[str, Any]]]:
-    """The recipes' `methods` by what the table calls them."""
-    demp = {"name": "demp", "strength": strength, "noise": noise, "every": "2 epochs"}
-    pruning = {"name": "magnitude_pruning", "sparsity": 0.8, "rounds": 3, "dense": "40%", "rewind": "learning_rate"}
-    return {"plain": [], "demp": [demp], "magnitude_pruning": [pruning]}
+
+def methods(row: str, options: argparse.Namespace, removed: float) -> list[dict[str, Any]]:
+    """The recipe's `methods`; `removed` is the share of units that DemP took out."""
+    if row == "plain":
+        return []
+    if row == "demp":
+        return [{"name": "demp", "strength": options.strength, "noise": options.noise, "every": "2 epochs"}]
+    if row == "magnitude, weights":
+        return [PRUNING]
+    return [{**PRUNING, "structure": "units", "scope": "tensor", "sparsity": removed}]
 
 
 def recipe(chosen: list[dict[str, Any]], options: argparse.Namespace, seed: int) -> ImageClassificationConfig:
@@ -65,20 +74,24 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=60, help="of timing")
     options = parser.parse_args()
     torch.set_num_threads(1)
-    found: dict[str, list[tuple[nn.Module, dict[str, float]]]] = {}
-    for name, chosen in methods(options.strength, options.noise).items():
-        found[name] = [trained(recipe(chosen, options, seed)) for seed in range(options.seeds)]
+    found: dict[str, list[tuple[nn.Module, dict[str, float]]]] = {row: [] for row in ROWS}
+    for seed in range(options.seeds):
+        removed = 0.0
+        for row in ROWS:
+            found[row].append(trained(recipe(methods(row, options, removed), options, seed)))
+            removed = found[row][-1][1].get("methods/demp/removed", removed)
     first = {name: networks[0][0] for name, networks in found.items()}
     times = fastest(first, options.rounds)
     dense = found["demp"][0][1]["methods/demp/flops"]
-    table = Table("method", "accuracy", "parameters", "zeros", "MFLOPs an image", "ms for 64 images")
+    table = Table("method", "accuracy", "units removed", "parameters", "zeros", "MFLOPs an image", "ms for 64 images")
     for name, networks in found.items():
-        said = networks[0][1]
+        said = {key.split("/")[-1]: value for key, value in networks[0][1].items() if key.startswith("methods/")}
         accuracies = ", ".join(f"{metrics['eval/accuracy']:.3f}" for _, metrics in networks)
         weights = list(first[name].parameters())
         count, zeros = sum(p.numel() for p in weights), sum(int((p == 0).sum()) for p in weights)
-        flops = said.get("methods/demp/smaller_flops", said.get("methods/magnitude_pruning/sparse_flops", dense))
-        shown = (f"{count}", f"{zeros / count:.0%}", f"{flops / 1e6:.2f}", f"{times[name]:.2f}")
+        flops = said.get("smaller_flops", said.get("sparse_flops", dense))
+        gone = f"{said['removed']:.0%}" if "removed" in said else ""
+        shown = (gone, f"{count}", f"{zeros / count:.0%}", f"{flops / 1e6:.2f}", f"{times[name]:.2f}")
         table.add_row(name, accuracies, *shown)
     Console(width=120).print(table)
     print(circumstances("cpu", 1))
