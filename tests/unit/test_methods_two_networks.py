@@ -12,6 +12,7 @@ from lowland.trainers.data.order import HalvesOrder
 from lowland.trainers.errors import RecipeError
 from lowland.trainers.landscape import permutation_spec
 from lowland.trainers.models import CrossSplitLoss, NetworkPair, load_classifier
+from lowland.trainers.models.units import removable_units
 from lowland.trainers.tasks import build_task
 from lowland.trainers.tasks.two_networks import seeds_of_networks
 from lowland.trainers.world import World
@@ -167,6 +168,18 @@ def test_the_pair_is_evaluated_and_exported(digits, tmp_path):
     assert torch.equal(one.network.fc.weight, pair.second.fc.weight)
     assert permutation_spec(one) is not None
     assert permutation_spec(pair) is None, "units of the first network alone would be matched"
+
+
+@pytest.mark.full
+def test_units_are_taken_out_of_both(digits, tmp_path):
+    units = {"name": "magnitude_pruning", "structure": "units", "scope": "tensor", "sparsity": 0.5, "dense": "2 steps"}
+    config = image_config(digits, [NOISE, SPLIT, units], checkpoints={"every": None})
+    outcome = train_images(config, tmp_path, export=True)
+    assert outcome.values["methods/magnitude_pruning/removed"][6] == 0.5
+    pair, _ = load_classifier(tmp_path / "model")
+    whole = [one.count for one in removable_units(build_task(image_config(digits), _alone()).build_module())]
+    for network in (pair.first, pair.second):
+        assert [2 * one.count for one in removable_units(network)] == whole
 
 
 def test_sizes_are_those_of_two_networks(digits):
