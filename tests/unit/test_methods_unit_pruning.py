@@ -10,8 +10,7 @@ from support.removable import IMAGES, LABELS, PROBLEM, WORLD, Cut, engine_of, sm
 from torch import nn
 from torch.nn import functional as F
 
-from lowland.trainers.errors import DataError, RecipeError
-from lowland.trainers.methods.magnitude_pruning import MagnitudePruning
+from lowland.trainers.errors import RecipeError
 from lowland.trainers.methods.rounds import Round
 from lowland.trainers.methods.unit_pruning import UnitPruning, largest_units
 from lowland.trainers.models.units import removable_units, without_units
@@ -201,14 +200,6 @@ def test_a_resume_goes_on_bit_by_bit_and_says_the_same():
         step(resumed, other, again, number)
     for name, value in whole.state_dict().items():
         assert torch.equal(resumed.state_dict()[name], value), name
-
-
-def test_a_checkpoint_of_pruned_weights_is_refused():
-    method = pruning([(1, 0.5)])
-    method.build(small(), PROBLEM)
-    of_weights = MagnitudePruning((Round(1, 0.5),), scope="global", kinds=("tensors",), rewind="none")
-    with pytest.raises(DataError, match="written with magnitude_pruning.structure: weights, this run has units"):
-        method.load_state(of_weights.state())
 
 
 def test_frozen_weights_are_no_units_and_networks_without_any_are_refused():

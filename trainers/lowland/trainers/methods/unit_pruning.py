@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from lowland.trainers.engines import Engine, StatePiece
-from lowland.trainers.errors import DataError, RecipeError
+from lowland.trainers.errors import RecipeError
 from lowland.trainers.methods.base import Problem
 from lowland.trainers.methods.flops import Multiplications
 from lowland.trainers.methods.removal import Removal
@@ -123,17 +123,8 @@ class UnitPruning(InRounds):
         return super().state() | {"kept": self._removal.flags.to(torch.uint8)}
 
     def load_state(self, state: Mapping[str, Tensor]) -> None:
-        """Restores it.
-
-        Raises:
-            DataError: it is of pruned weights, whose method has the same name.
-        """
+        """Restores it."""
         assert self._removal is not None
-        if "kept" not in state:
-            raise DataError(
-                "it was written with magnitude_pruning.structure: weights, this run has units; set structure: weights, "
-                "or train under another name"
-            )
         super().load_state(state)
         self._removal.keep(state["kept"])
 
