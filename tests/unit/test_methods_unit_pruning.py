@@ -87,9 +87,10 @@ def test_shares_are_kept_and_what_is_gone_stays_gone(data, scope):
         left = now
 
 
-def test_the_smallest_filters_are_zeroed_with_all_that_belongs_to_them():
+@pytest.mark.parametrize("memory", [torch.contiguous_format, torch.channels_last])
+def test_the_smallest_filters_are_zeroed_with_all_that_belongs_to_them(memory):
     """Of two layers of 6 and 8 units; a round after the second step, and the weights stay 0 in the third."""
-    network = small()
+    network = small().to(memory_format=memory)
     with torch.no_grad():
         network[0][0].weight[[0, 2, 3, 5]] *= 9
         network[2].weight[[1, 3, 4, 6, 7]] *= 9
