@@ -69,7 +69,9 @@ class TorchEngine:
             ascended = self._point.ascend()
             return StepOutcome(ascended.finite, ascended.norm, ascended.finite)
         self._point.arrive()
-        norm = torch.nn.utils.get_total_norm([p.grad for p in self._parameters if p.grad is not None])
+        # As `get_total_norm`, which first looks at every gradient's device while the GPU waits.
+        norms = torch._foreach_norm([p.grad for p in self._parameters if p.grad is not None])
+        norm = torch.linalg.vector_norm(torch.stack(norms))
         if self._skips_on_device:
             return self._step_unread(lr_factor, norm)
         grad_norm = float(norm) if self._apart is None else self._apart.agreed(float(norm))

@@ -5,7 +5,6 @@ import math
 import numpy as np
 import numpy.typing as npt
 import torch
-from numpy.lib.stride_tricks import sliding_window_view
 from torch import Tensor
 from torch.nn import functional
 
@@ -33,9 +32,9 @@ def padded_crop(
         padding: pixels on each side.
         mode: `zeros`, or `reflect`, which leaves out the edge's own pixels and wants padding < H, W.
     """
-    height, width = images.shape[-2:]
-    pixels = images.numpy()
+    # Few calls, each without Python's lock: the thread that trains waits for it after every kernel that it starts.
     if padding:
+        height, width = images.shape[-2:]
         # torch reflects floating-point numbers alone; a byte is exact in one.
         padded = (
             functional.pad(images.float(), [padding] * 4, mode="reflect").to(torch.uint8)
@@ -45,12 +44,10 @@ def padded_crop(
         starts = np.full((len(images), 2), padding)
         if shifts is not None:
             starts = np.floor(shifts * (2 * padding + 1)).astype(np.int64)
-        windows = sliding_window_view(padded.numpy(), (height, width), axis=(2, 3))
-        # One copy for the batch: with one for each image, the thread that trains would wait as often for Python's lock.
-        pixels = windows[np.arange(len(images)), :, starts[:, 0], starts[:, 1]]
-    mirrored = np.flatnonzero(flips)
-    pixels[mirrored] = pixels[mirrored][..., ::-1]
-    return torch.from_numpy(pixels)
+        places = zip(padded.unbind(), starts.tolist(), strict=True)
+        images = torch.stack([image[:, top : top + height, left : left + width] for image, (top, left) in places])
+    mirrored = torch.from_numpy(np.flatnonzero(flips))
+    return images.index_copy_(0, mirrored, images.index_select(0, mirrored).flip(-1))
 
 
 def part_of_image(
