@@ -103,7 +103,7 @@ def test_held_out_is_by_document_and_seed(tmp_path: Path):
 
 @pytest.mark.parametrize("unit_bytes", [None, 1])
 def test_of_two_different_documents_one_is_held_out_however_few_they_are(tmp_path: Path, unit_bytes: int | None):
-    for n in range(2, 12):
+    for n in (2, 3, 7, 11):
         source = write_lines(tmp_path / f"{n}.jsonl", [{"text": f"document {i}"} for i in range(n)])
         splits = prepare_here(tmp_path / str(n), source, held_out=0.01, unit_bytes=unit_bytes).manifest.splits
         assert {name: info.documents for name, info in splits.items()} == {"train": n - 1, "held_out": 1}

@@ -72,7 +72,7 @@ def test_the_training_is_bitwise_the_same_and_measures_start_where_they_must(
 
 def test_curvature_is_that_of_double_backward_passes(data: Path, tmp_path: Path) -> None:
     changes = {**SHORT, **batch(4), "length": "1 steps"}
-    measures = measuring("sharpness", "top_eigenvalue", iterations=20, batches=2, rho=0.1)
+    measures = measuring("sharpness", "top_eigenvalue", iterations=12, batches=2, rho=0.1)
     found = outcome(data, tmp_path, {**changes, **measures}).values
     world = World.current(torch.device("cpu"))
     task = build_task(config(data, **changes), world)
@@ -87,7 +87,7 @@ def test_curvature_is_that_of_double_backward_passes(data: Path, tmp_path: Path)
 
     parameters = list(module.parameters())
     with torch.nn.attention.sdpa_kernel(torch.nn.attention.SDPBackend.MATH):  # the fused one has no second derivative
-        expected = top_eigenvalue(loss, parameters, iterations=20, world=world)
+        expected = top_eigenvalue(loss, parameters, iterations=12, world=world)
     assert found["measure/top_eigenvalue"][0] == pytest.approx(expected.largest, rel=0.01)
     sharpness = sam_sharpness(loss, parameters, rho=0.1, world=world)
     assert found["measure/sharpness"][0] == pytest.approx(sharpness, rel=1e-3)
