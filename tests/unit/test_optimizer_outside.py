@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 import torch
-from pydantic import TypeAdapter
+from support.rules import mixed, section
 from torch import nn
 
 from lowland.optim import LayoutOptimizer, Whole
@@ -37,22 +37,6 @@ class ByLayout(LayoutOptimizer):
 
     def __init__(self, params: Any, lr: float) -> None:
         super().__init__(params, {"lr": lr, "weight_decay": 0.0})
-
-
-def section(**fields: Any) -> OptimizerConfig:
-    config: OptimizerConfig = TypeAdapter(OptimizerConfig).validate_python(fields)
-    return config
-
-
-def mixed(*rules: dict[str, Any], **fields: Any) -> OptimizerConfig:
-    return section(**{"name": "mixed", "lr": 1e-2, "rules": list(rules), **fields})
-
-
-def everything(name: str, **fields: Any) -> dict[str, Any]:
-    return {"match": "*", "optimizer": {"name": name, **fields}}
-
-
-MUON = {"kinds": ["matrices"], "optimizer": {"name": "muon", "lr": 0.02}}
 
 
 def custom(**fields: Any) -> OptimizerConfig:

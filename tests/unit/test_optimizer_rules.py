@@ -5,8 +5,9 @@ from typing import Any
 import pytest
 import torch
 import yaml
-from pydantic import TypeAdapter, ValidationError
+from pydantic import ValidationError
 from support.docs import ROOT, blocks
+from support.rules import MUON, everything, mixed, section
 from torch import nn
 from transformers import LlamaConfig, LlamaForCausalLM
 
@@ -15,25 +16,9 @@ from lowland.trainers.errors import RecipeError
 from lowland.trainers.estimate import optimizer_memory
 from lowland.trainers.kinds import parameter_kinds
 from lowland.trainers.optimizers import build_optimizer, parameter_groups
-from lowland.trainers.recipe import Amount, OptimizerConfig, StepSize
+from lowland.trainers.recipe import Amount, StepSize
 
 STEP = StepSize(tokens=1000, samples=10)
-
-
-def section(**fields: Any) -> OptimizerConfig:
-    config: OptimizerConfig = TypeAdapter(OptimizerConfig).validate_python(fields)
-    return config
-
-
-def mixed(*rules: dict[str, Any], **fields: Any) -> OptimizerConfig:
-    return section(**{"name": "mixed", "lr": 1e-2, "rules": list(rules), **fields})
-
-
-def everything(name: str, **fields: Any) -> dict[str, Any]:
-    return {"match": "*", "optimizer": {"name": name, **fields}}
-
-
-MUON = {"kinds": ["matrices"], "optimizer": {"name": "muon", "lr": 0.02}}
 
 
 def llama(tied: bool) -> LlamaForCausalLM:
