@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import pytest
+from support.full import full
 from support.texts import prepare_here, write_lines
 
 from lowland.platform.preparation import prepare
@@ -24,7 +25,7 @@ def files_of(folder: Path) -> dict[str, bytes]:
     return {path.name: path.read_bytes() for path in folder.iterdir()}
 
 
-@pytest.mark.parametrize("workers", [1, 2])
+@pytest.mark.parametrize("workers", [full(1), 2])
 def test_the_result_does_not_depend_on_the_number_of_workers(tmp_path: Path, source: Path, workers: int):
     seen: list[tuple[int, int]] = []
     settings = PrepareSettings((str(source),), **HOW)  # type: ignore[arg-type]
