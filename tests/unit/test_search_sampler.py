@@ -239,32 +239,6 @@ def test_trust_in_a_belief_is_what_the_trials_say_of_it():
     assert 0 <= beliefs.trust(points, np.sin(40 * points[:, 0])) < 0.6
 
 
-@pytest.mark.parametrize("sign", [1.0, -1.0])
-def test_of_trials_that_begin_together_every_second_comes_from_beliefs_until_measurements_contradict_them(sign: float):
-    space = {"share": FloatDistribution(0.0, 1.0)}
-    priors = {"share": Prior(centre=0.1, confidence=0.99)}
-    plain = optuna.create_study(sampler=MultiFidelitySampler(space, 9, startup=4, seed=0))
-    study = optuna.create_study(sampler=MultiFidelitySampler(space, 9, startup=4, seed=0, priors=priors))
-    without = [plain.ask(space).params["share"] for _ in range(8)]
-    begun = [study.ask(space) for _ in range(6)]
-    for trial in begun[:5]:
-        trial.report(sign * abs(trial.params["share"] - 0.1), step=3)
-    shares = [trial.params["share"] for trial in [*begun, study.ask(space), study.ask(space)]]
-    assert max(shares[0], shares[2], shares[4]) < 0.25
-    assert shares[1::2] == without[1::2], "beside them stand those that there are without beliefs"
-    assert shares[6] < 0.25 if sign > 0 else shares[6] == without[6]
-
-
-def test_beliefs_are_contradicted_where_the_nearest_are_the_worst():
-    beliefs = Beliefs(Encoding({"rate": SPACE["rate"]}), {"rate": Prior(centre=1e-3, confidence=0.6)})
-    points = np.linspace(0, 1, 9)[:, None]
-    distance = np.abs(points[:, 0] - beliefs.centre[0])
-    assert beliefs.contradicted(points, -distance)
-    assert not beliefs.contradicted(points, distance)
-    assert not beliefs.contradicted(points[:4], -distance[:4]), "too few to tell"
-    assert not beliefs.contradicted(points, np.full(9, math.inf)), "all alike say nothing"
-
-
 def test_a_belief_that_the_trials_contradict_has_no_part_in_what_a_proposal_is_worth():
     space = {"share": FloatDistribution(0.0, 1.0)}
     study = optuna.create_study()

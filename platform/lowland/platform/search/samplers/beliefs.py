@@ -67,20 +67,6 @@ class Beliefs:
             return 1.0
         return max(0.0, float(spearmanr(density, -values).statistic) - 1 / math.sqrt(len(values)))
 
-    def contradicted(self, points: Array, values: Array) -> bool:
-        """Whether values, lower better, are the worse the more is believed of their points, by rank correlation.
-
-        Args:
-            points: what was measured, [n, d].
-            values: [n]; of fewer than five nothing is concluded.
-        """
-        if len(values) < _ENOUGH:
-            return False
-        density = self.log_density(points)
-        if len(set(density)) < 2 or len(set(values)) < 2:
-            return False
-        return float(spearmanr(density, values).statistic) > 0
-
     def sample(self, count: int, generator: np.random.Generator) -> Array:
         """Points drawn from it; uniform where nothing is believed."""
         points = self._encoding.random(count, generator)

@@ -7,7 +7,7 @@ from typing import Any, Literal
 import numpy as np
 from optuna.distributions import BaseDistribution, CategoricalDistribution
 from optuna.samplers import BaseSampler, TPESampler
-from optuna.study import Study, StudyDirection
+from optuna.study import Study
 from optuna.trial import FrozenTrial, TrialState
 from scipy.stats import qmc
 
@@ -41,8 +41,6 @@ It would be measured where that one was and wait beside it: more is known by goi
 """
 _BELIEVED = 4
 """One in so many of the first trials comes from the beliefs: if they are wrong, the others have to show it."""
-_BESIDE = 2
-"""So with several workers, and of so many times as many: most of them begin before any could be followed."""
 _EXPLORED = 8
 """One in so many later trials is drawn at random: some searches would circle about a place that is not the best."""
 _FORMS = (by_rank, by_distance)
@@ -78,8 +76,7 @@ class MultiFidelitySampler(BaseSampler):
     Args:
         space: the parameters.
         full: resource of a whole training.
-        startup: trials before the model is asked: quasi-random, every fourth one from the priors if there are any; with
-            several workers twice as many, every second one from the priors until what was measured contradicts them.
+        startup: trials before the model is asked: quasi-random, every fourth one from the priors if there are any.
         seed: of everything random.
         priors: beliefs about good values, by parameter.
         conditions: of parameters that count in some alternatives only, `Entry.where`.
@@ -125,10 +122,8 @@ class MultiFidelitySampler(BaseSampler):
         """The proposal."""
         trials = [t for t in study.get_trials(deepcopy=False) if t.number != trial.number and t.params]
         measured = sum(bool(t.intermediate_values) for t in trials)
-        beside = bool(self._beliefs) and any(map(is_running, trials))
-        if len(trials) < self._startup * (_BESIDE if beside else 1) or measured < 3:
-            believed = _BELIEVED if not beside else 0 if self._contradicted(study, trials) else _BESIDE
-            return self._initial(trial.number, believed)
+        if len(trials) < self._startup or measured < 3:
+            return self._initial(trial.number)
         if trial.number % _EXPLORED == 0:
             return self._random(around=self._encoding.encode([t.params for t in trials if usable(t) is not False]))
         if self._mostly_categorical:
@@ -141,19 +136,12 @@ class MultiFidelitySampler(BaseSampler):
         """Parameters outside the space."""
         return self._tpe.sample_independent(study, trial, param_name, param_distribution)
 
-    def _contradicted(self, study: Study, trials: Sequence[FrozenTrial]) -> bool:
-        """Whether the first measurements of trials speak against the beliefs."""
-        sign = -1.0 if study.direction == StudyDirection.MAXIMIZE else 1.0
-        measured = [t for t in trials if t.intermediate_values]
-        values = [sign * t.intermediate_values[min(t.intermediate_values)] for t in measured]
-        return self._beliefs.contradicted(self._encoding.encode([t.params for t in measured]), np.array(values))
-
-    def _initial(self, number: int, believed: int) -> dict[str, Any]:
-        """The centre of the beliefs, then quasi-random and one in `believed` from the beliefs; the first allowed."""
+    def _initial(self, number: int) -> dict[str, Any]:
+        """The centre of the beliefs, then quasi-random and now and then from the beliefs; the first that is allowed."""
         point = self._initial_points[number % len(self._initial_points)]
         if number == 0:
             point = np.where(self._encoding.unbounded, 0.5, point)
-        if self._beliefs and believed and number % believed == 0:
+        if self._beliefs and number % _BELIEVED == 0:
             point = self._beliefs.sample(1, self._generator)[0] if number else self._beliefs.centre
         return self._random(point[None])
 
