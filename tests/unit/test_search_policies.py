@@ -57,6 +57,28 @@ def test_a_value_that_came_late_can_still_be_promoted():
     assert policy.resume(trials) == Segment(1, 3, 9)
 
 
+def overtaken() -> list[TrialView]:
+    """Of six at the first rung two went on; two better ones came after them."""
+    gone = [TrialView(n, {}, {3: 0.5 + 0.1 * n, 9: 0.5}, "finished", 27) for n in range(2)]
+    return [*gone, trial(2, r3=0.8), trial(3, r3=0.9), trial(4, r3=0.2), trial(5, r3=0.1)]
+
+
+def test_while_new_trials_are_under_way_no_more_than_a_third_go_on():
+    policy, rung = Promotion(27, first=3), overtaken()
+    new = TrialView(6, {}, {}, "running", 3)
+    assert policy.resume(rung) == Segment(5, 3, 9), "nothing is under way that may be better still"
+    assert policy.resume([*rung, TrialView(6, {}, {3: 1.0}, "running", 9)]) == Segment(5, 3, 9)
+    assert policy.resume([*rung, new]) is None, "a third of six went on"
+    three = [trial(n, r3=0.9) for n in range(7, 10)]
+    assert policy.resume([*rung, new, *three]) == Segment(5, 3, 9), "a third of nine is one more"
+
+
+def test_earlier_trainings_do_not_use_up_the_places_of_new_ones():
+    earlier = [TrialView(n, {}, {3: 0.5 + 0.1 * n}, "stopped", 27, source=f"before, trial {n}") for n in range(6)]
+    new = [trial(6, r3=0.1), TrialView(7, {}, {}, "running", 3)]
+    assert Promotion(27, first=3).resume([*earlier, *new]) == Segment(6, 3, 9)
+
+
 def test_stopping_lets_the_first_go_on_and_later_ones_by_rank():
     policy = Stopping(27, first=3)
     first = trial(0, "running", r3=0.5)

@@ -105,6 +105,10 @@ class Promotion(_Rungs):
 
     Every trial pauses at its rung.  Whenever a worker is free, the best trial in the highest rung that is among the
     first 1/factor of all that ever reached that rung goes on; if there is none, a new trial begins.
+
+    The proposals of a sampler that learns get better, so that most of them would be among the first when they come,
+    and go on.  While other new trials are under way, which may be better still, no more than 1/factor go on from a
+    rung, those included that went on earlier and have been overtaken since.
     """
 
     def after(self, trial: TrialView, trials: Sequence[TrialView]) -> Verdict:
@@ -114,14 +118,23 @@ class Promotion(_Rungs):
     def resume(self, trials: Sequence[TrialView]) -> Segment | None:
         """The best trial that deserves the next rung, from the highest rung down."""
         paused = {trial.number for trial in trials if trial.status == "paused"}
+        expected = any(trial.status == "running" and not set(self.levels) & set(trial.curve) for trial in trials)
         for level in reversed(self.levels[:-1]):
             values = at(trials, level)
-            best = sorted(values, key=lambda number: (values[number], number))[: len(values) // self.factor]
+            share = len(values) // self.factor
+            if expected and _gone_on(trials, level) >= share:
+                continue
+            best = sorted(values, key=lambda number: (values[number], number))[:share]
             for number in best:
                 trial = next(t for t in trials if t.number == number)
                 if number in paused and trial.target == level:
                     return Segment(number, level, self.beyond(level))
         return None
+
+
+def _gone_on(trials: Sequence[TrialView], level: int) -> int:
+    """How many of the search's own trials were sent on from a rung."""
+    return sum(level in trial.curve and trial.target > level and not trial.source for trial in trials)
 
 
 @dataclass(frozen=True)
