@@ -100,6 +100,16 @@ def test_few_trials_also_end_with_a_whole_one():
     assert sorted(len(t.curve) for t in held.study.trials()) == [1, 3]
 
 
+def test_the_end_of_a_budget_is_left_for_the_best_trial_to_be_trained_whole():
+    held, _ = search(most=None, budget="2 trainings")
+    play(held)
+    trials = held.study.trials()
+    (whole,) = [t for t in trials if t.status == "finished"]
+    assert whole.parameters["x"] == min(t.parameters["x"] for t in trials if 9 in t.curve)
+    assert len(trials) > 6, "what is not needed for that goes into trials"
+    assert 2 - 3 / 27 <= held.ledger().trainings <= 2 + 3 / 27
+
+
 def test_a_worker_waits_while_those_that_train_may_decide_what_is_next():
     held, _ = search(most=1)
     answer = held.next()

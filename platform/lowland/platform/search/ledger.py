@@ -1,5 +1,6 @@
 """What a search has spent, from what is kept with its trials; and the budget that ends it."""
 
+import math
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -72,6 +73,11 @@ class Ledger:
                 return budget.price.of(self.device_seconds) if budget.price is not None else 0.0
             case unit:
                 return float(getattr(self, unit))
+
+    def trainings_left(self, budget: "Budget") -> float:
+        """How many whole trainings the rest of a budget is enough for, by what parts of them cost so far."""
+        spent = self.spent(budget)
+        return (budget.amount - spent) * self.trainings / spent if spent else math.inf
 
 
 def total(trials: Iterable[list[Mapping[str, Any]]]) -> Ledger:

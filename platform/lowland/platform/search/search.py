@@ -153,6 +153,8 @@ class Search:
             return "wait" if self.running else self._over(for_good=True)
         if self._due:
             return self._due.pop(0)
+        if self._finishing():
+            return "wait" if self.running else self._last() or self._over(for_good=True)
         full = self._most is not None and len(self._begun()) >= self._most
         if not full or self._policy.resume(self.study.trials()) is not None:
             segment = self.study.next(self._policy)
@@ -162,14 +164,26 @@ class Search:
             return "wait"
         return self._last() or self._over(for_good=True)
 
+    def _finishing(self) -> bool:
+        """Whether all that is left of the budget is needed to train one trial whole, where none was yet."""
+        best, full = self._furthest(), self._policy.full
+        if self._budget is None or isinstance(self._policy, Population) or best is None:
+            return False
+        under_way = sum(segment.end - segment.start for segment, _ in self.running.values())
+        return full * self.ledger().trainings_left(self._budget) <= full - best.target + under_way
+
     def _last(self) -> Segment | None:
         """If no trial was trained whole: the best of those that came furthest goes on."""
+        best = self._furthest()
+        return self.study.resume(best.number, self._policy) if best is not None else None
+
+    def _furthest(self) -> TrialView | None:
+        """The best of the paused trials that came furthest; None if a trial was trained whole."""
         trials = self.study.trials()
         paused = [t for t in trials if t.status == "paused"]
         if not paused or any(t.status == "finished" for t in trials):
             return None
-        best = min(paused, key=lambda t: (-t.target, t.curve[t.target], t.number))
-        return self.study.resume(best.number, self._policy)
+        return min(paused, key=lambda t: (-t.target, t.curve[t.target], t.number))
 
     def _over(self, *, for_good: bool) -> Answer:
         """Closes the runs of trials that might go on; in storage they still may, if the search is resumed."""
