@@ -27,8 +27,8 @@ from lowland.search_spaces import Space
 if TYPE_CHECKING:
     from ray import tune
 
-POLICIES = {"lowland": "promotion", "stopping": "stopping"}
-"""Of the methods that are `lowland tune`."""
+START = 40
+"""Seconds that a user would set aside for the start of a search when giving it a budget."""
 FACTOR = 3
 """Of each rung one in so many goes on, here and by lowland's default."""
 Point = tuple[float, str, float, float | None]
@@ -68,7 +68,7 @@ def main(path: Path) -> None:
     """Searches, and writes what was found."""
     order = Order(**json.loads(path.read_text(encoding="utf-8")))
     os.sched_setaffinity(0, order.cores)  # Ray's processes inherit it
-    found = (_lowland if order.method in POLICIES else _stock)(order, command_started())
+    found = (_stock if order.method in ("stock", "random") else _lowland)(order, command_started())
     found.points = sorted((point for point in found.points if point[0] <= order.seconds), key=lambda point: point[0])
     write_json(Path(order.result), found)
 
@@ -84,7 +84,11 @@ def _lowland(order: Order, begun: float) -> Found:
     space = Path(order.result).with_name("space.yaml")
     space.write_text(json.dumps(order.space), encoding="utf-8")  # which is YAML
     how: dict[str, Any] = {"trials": 10**6, "parallel": str(order.parallel), "seed": order.seed}
-    setting = begin(read_recipe(order.recipe), [str(space)], policy=POLICIES[order.method], **how)
+    if order.method == "stopping":
+        how["policy"] = "stopping"
+    if order.method == "budget":
+        how["budget"] = f"{order.parallel * (order.seconds - START):.0f}seconds"
+    setting = begin(read_recipe(order.recipe), [str(space)], **how)
     stop = threading.Timer(begun + order.seconds - time.time(), (setting.folder / STOP).touch)
     stop.daemon = True
     stop.start()

@@ -9,9 +9,10 @@ A search has --seconds from the start of its process: imports, Ray's start and t
 sides train the same recipes on the same resources, judged by the same held-out loss after each of 17 epochs; ASHA's
 rungs (1, 3, 9) are those of `promotion`.  The stock side keeps its processes between trials (`reuse_actors`), which is
 not its default, and tracks nothing; lowland's has all that `lowland tune` does.  `stopping` is `lowland tune` with
-that policy, which as ASHA goes on with first trials at once; `random` is Tune with random search and whole trainings.
-With several --jobs, searches run side by side, each on its share of the cores.  Results are kept search by search in
-OUT/results.json: called again, it goes on with what is missing.
+that policy, which as ASHA goes on with first trials at once; `budget` is told how long it has, less 40 s for the start;
+`random` is Tune with random search and whole trainings.  With several --jobs, searches run side by side, each on its
+share of the cores.  Results are kept search by search in OUT/results.json: called again, it goes on with what is
+missing.
 """
 
 import argparse
@@ -32,7 +33,7 @@ from real_tasks import EPOCHS, TASKS, Task, prepare, recipe, space
 from lowland.trainers.errors import UserError
 
 BEGUN = time.monotonic()
-METHODS = ("lowland", "stock", "stopping", "random")
+METHODS = ("lowland", "stock", "stopping", "budget", "random")
 AROUND_SECONDS = 60.0
 """What a search takes before and after its seconds, on a machine that was used before."""
 
