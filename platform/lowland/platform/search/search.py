@@ -166,9 +166,9 @@ class Search:
 
     def _finishing(self) -> bool:
         """Whether all that is left of the budget is needed to train one trial whole, where none was yet."""
-        best, full = self._furthest(), self._policy.full
-        if self._budget is None or isinstance(self._policy, Population) or best is None:
+        if self._budget is None or isinstance(self._policy, Population) or (best := self._furthest()) is None:
             return False
+        full = self._policy.full
         under_way = sum(segment.end - segment.start for segment, _ in self.running.values())
         return full * self.ledger().trainings_left(self._budget) <= full - best.target + under_way
 

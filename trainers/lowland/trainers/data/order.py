@@ -11,8 +11,6 @@ _Words = npt.NDArray[np.uint64]
 _ROUNDS = 8
 _BLOCK = 4096
 """Examples whose rows are found at once: those of a small batch take as long, in calls that hold up other threads."""
-_BLOCK = 4096
-"""Examples whose rows are found at once: for fewer, the calls would cost more than their work."""
 _HALVES = 0x5EED
 """Tells the choice of halves from other uses of a seed."""
 

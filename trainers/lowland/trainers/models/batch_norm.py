@@ -157,8 +157,7 @@ class RunningAverages:
     def _move(self, gathered: Tensor, applied: bool | Tensor) -> None:
         """All at once, since a GPU takes as long for a small kernel as for a larger one."""
         passes = gathered.index_select(0, _passes_at(tuple(map(len, self._sums())), gathered.device))
-        held = [layer._buffers[name] for layer in self._layers for name in ("running_mean", "running_var")]
-        olds = [tensor for tensor in held if tensor is not None]
+        olds = [layer.get_buffer(name) for layer in self._layers for name in ("running_mean", "running_var")]
         none = gathered.new_zeros(1)
         before = torch.cat([part for pair in zip(olds[::2], olds[1::2], strict=True) for part in (*pair, none)])
         # A layer that no pass came through has nothing to move to.
