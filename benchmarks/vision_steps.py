@@ -63,6 +63,8 @@ class Job:
     device: str
     bf16: bool
     compile: bool
+    graphs: bool
+    """Whether the compiled network's kernels are CUDA graphs, in both loops."""
     idle: bool
     """Whether a further window is profiled."""
 
@@ -177,6 +179,7 @@ def recipe(job: Job, kind: str) -> ImageClassificationConfig:
             "dtype": "bfloat16" if job.bf16 else "float32",
             "channels_last": True,
             "compile": job.compile,
+            "cuda_graphs": job.graphs,
         },
         "data": {
             "path": f"{job.data[kind]}/train.parquet",
@@ -230,7 +233,7 @@ def plain(job: Job, kind: str, end: End) -> dict[int, Mapping[str, float]]:
 
 def training_step(job: Job, network: nn.Module, device: torch.device) -> Callable[[Tensor, Tensor, Meter], None]:
     """A step on a batch of bytes [B, 3, S, S] and labels [B], from the CPU."""
-    forward = torch.compile(network) if job.compile else network
+    forward = torch.compile(network, mode="reduce-overhead" if job.graphs else None) if job.compile else network
     chosen = dict(job.optimizer)
     kind = {"sgd": torch.optim.SGD, "adamw": torch.optim.AdamW}[chosen.pop("name")]
     optimizer = kind(network.parameters(), fused=True, **chosen)

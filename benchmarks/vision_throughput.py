@@ -97,6 +97,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--gpus", type=int, default=1, help="networks measured at once, each on its own GPU")
     parser.add_argument("--threads", type=int, help="CPU threads of a process; the cores, shared by the GPUs")
     parser.add_argument("--eager", action="store_true", help="do not compile")
+    parser.add_argument("--graphs", action="store_true", help="CUDA graphs of the compiled network, in both loops")
     parser.add_argument("--timeout", type=float, default=240, help="seconds that one process may take")
     parser.add_argument("--budget", type=float, default=float("inf"), help="seconds that this call may take")
     parser.add_argument("--out", type=Path, default=Path("vision_throughput.json"), help="results, after every process")
@@ -111,12 +112,14 @@ def arguments() -> argparse.Namespace:
     options.threads = options.threads or max(1, (os.cpu_count() or 1) // options.gpus)
     if options.tiny:
         options.batch, options.steps, options.window, options.eager = 4, 6, 2, True
+    if options.graphs and (options.eager or options.device == "cpu"):
+        parser.error("--graphs is about compiled networks on a GPU")
     return options
 
 
 def opened(options: argparse.Namespace, models: list[str]) -> dict[str, Any]:
     """What --out holds already of the same settings, or a new report."""
-    names = ("data", "loops", "idle", "device", "batch", "steps", "window", "threads", "eager", "tiny")
+    names = ("data", "loops", "idle", "device", "batch", "steps", "window", "threads", "eager", "graphs", "tiny")
     settings = {name: getattr(options, name) for name in names}
     runs: Runs = {name: {loop: [] for loop in options.loops} for name in models}
     report = {"settings": settings, "runs": runs, "circumstances": circumstances(options.device, options.gpus)}
@@ -191,6 +194,7 @@ def job_of(options: argparse.Namespace, data: dict[str, str], name: str, loop: A
         device=options.device,
         bf16=options.device == "cuda",
         compile=not options.eager,
+        graphs=options.graphs,
         idle=options.idle,
     )
 
@@ -229,7 +233,8 @@ def markdown(report: dict[str, Any]) -> str:
         memory = f"{timing.memory_gib:.1f}" if timing.memory_gib else "-"
         lines.append((name, kind, loop, *shown, *used, memory))
     settings = report["settings"]
-    note = f"{settings['batch']} images a step, {'eager' if settings['eager'] else 'compiled'}, "
+    how = "eager" if settings["eager"] else "compiled with CUDA graphs" if settings["graphs"] else "compiled"
+    note = f"{settings['batch']} images a step, {how}, "
     note += f"{settings['threads']} threads a process; {report['circumstances']}."
     return "\n".join([*(f"| {' | '.join(line)} |" for line in lines), "", note])
 

@@ -136,7 +136,7 @@ def test_bars_tell_what_is_slow() -> None:
 
     report = {
         "runs": {"resnet50": {"lowland": [run(97.0, 0.001)], "plain": [run(100.0, 0.02)]}},
-        "settings": {"data": ["memory", "jpeg"], "batch": 8, "eager": False, "threads": 4},
+        "settings": {"data": ["memory", "jpeg"], "batch": 8, "eager": False, "graphs": False, "threads": 4},
         "circumstances": "here",
     }
     assert bars(report) == 1
@@ -162,7 +162,7 @@ def test_a_window_more_is_profiled_if_asked_for(monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setattr(torch.profiler, "profile", lambda activities: Profiler())
     kernels = [Kernel(0.0, 4e6, "a"), Kernel(1e6, 3e6, "b"), Kernel(10e6, 12e6, "c")]
     monkeypatch.setattr(vision_steps, "gpu_kernels", lambda profiler: kernels)
-    job = Job("lowland", {}, {}, None, {}, 32, 4, 25, 10, 1, "cuda", bf16=True, compile=True, idle=True)
+    job = Job("lowland", {}, {}, None, {}, 32, 4, 25, 10, 1, "cuda", bf16=True, compile=True, graphs=False, idle=True)
     end = End(job)
     assert [end.reached(step) for step in (10, 20, 30, 40)] == [False, False, False, True]
     assert calls == ["start", "stop"]

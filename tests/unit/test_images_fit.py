@@ -23,6 +23,7 @@ from lowland.trainers.models import load_classifier
 from lowland.trainers.tasks import build_task
 from lowland.trainers.world import World
 
+GRAPHS = {"model": {"architecture": "resnet50", "compile": True, "cuda_graphs": True}, "batch": {"micro_batch": 8}}
 SHORT = {"length": "6 steps", "evaluation": {"every": None, "pictures": False}}
 
 
@@ -143,6 +144,12 @@ def test_what_only_the_data_or_the_workers_show(tmp_path, changes, message):
         ({"augmentation": {"erasing": {"area": [0.5, 1.2]}}}, "area is a part of the image, at most 1"),
         ({"data": {"mean": [0.1]}}, "mean needs a number for each of 3 channels, 1 are given"),
         ({"model": {"architecture": "resnet50", "compile": True}, "sharding": {"stage": 3}}, "not at sharding.stage 3"),
+        ({"model": {"architecture": "resnet50", "cuda_graphs": True}}, "cuda_graphs: true needs model.compile: true"),
+        (GRAPHS | {"sharding": {"stage": 0}}, "cuda_graphs: true needs sharding.engine: torch"),
+        (GRAPHS | {"batch": {"micro_batch": 2, "accumulation": 3}}, "one pass a step: remove batch.accumulation"),
+        (GRAPHS | {"batch": {"micro_batch": 2, "global_images": 6}}, "one pass a step: remove batch.global_images"),
+        (GRAPHS | {"methods": [{"name": "spectral_decoupling"}]}, "needs a step without methods"),
+        (GRAPHS | {"measures": {"names": ["sharpness"]}}, "needs a step without measures"),
         (
             {"model": {**BATCH_NORM["model"], "batch_norm": "global"}, "batch": {"micro_batch": 2, "accumulation": 3}},
             "batch_norm: global needs all images of a step in one pass, but batch.accumulation is 3",

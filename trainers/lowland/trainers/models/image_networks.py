@@ -49,7 +49,7 @@ def build_image_classifier(recipe: ImageModelConfig, seen: ImageInput, *, dtype:
     if recipe.channels_last:
         network = network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     if recipe.compile:
-        network.forward = torch.compile(network.forward)
+        network.forward = torch.compile(network.forward, mode="reduce-overhead" if recipe.cuda_graphs else None)
     return network
 
 

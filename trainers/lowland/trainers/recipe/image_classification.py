@@ -65,6 +65,25 @@ class ImageClassificationConfig(TrainConfig):
         return self
 
     @model_validator(mode="after")
+    def _graphs_possible(self) -> "ImageClassificationConfig":
+        """A graph's results lie where the next run of it writes; only a plain step is done with them by then."""
+        if not self.model.cuda_graphs:
+            return self
+        batch, needs = self.batch, "model.cuda_graphs: true needs"
+        if not self.model.compile:
+            raise ValueError(f"{needs} model.compile: true, whose kernels it records")
+        if self.sharding.engine != "torch":
+            raise ValueError(f"{needs} sharding.engine: torch, since DeepSpeed puts gradients where it wants them")
+        if (batch.accumulation or 1) > 1 or batch.global_images is not None:
+            raise ValueError(
+                f"{needs} one pass a step: remove batch.{'accumulation' if batch.accumulation else 'global_images'}"
+            )
+        for name in ("methods", "measures"):
+            if getattr(self, name):
+                raise ValueError(f"{needs} a step without {name}, which look at what it overwrites: remove them")
+        return self
+
+    @model_validator(mode="after")
     def _measures_possible(self) -> "ImageClassificationConfig":
         """Measures are taken on training batches, whose mixed images have neither one label nor one group."""
         mixed = next((name for name in ("mixup", "cutmix") if getattr(self.augmentation, name) > 0), None)

@@ -54,6 +54,8 @@ class ImageModelConfig(Section):
     """Keep images and kernels with channels last in memory, which convolutions on GPUs want with bfloat16."""
     compile: bool = False
     """Compile the network with torch.compile; costs a minute at the start.  Not at ZeRO stage 3."""
+    cuda_graphs: bool = False
+    """Have the GPU start the compiled network's kernels by itself: faster where these are many and short."""
 
     @property
     def timm(self) -> str | None:
