@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ from support import vision
 from support.corpus import prepared
 from support.training import ADAMW, TORCH, config, not_finite, outcome, states, train
 from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from lowland.optim import SGD, Layout, Lion, Whole, skips_on_device
 from lowland.trainers.engines import UnreadOutcome, torch_engine
@@ -96,6 +98,35 @@ def test_running_averages_are_the_same_to_the_bit(tmp_path: Path) -> None:
     assert averages.keys() == expected.keys()
     assert all(torch.equal(averages[name], value) for name, value in expected.items())
     assert {int(value) for name, value in averages.items() if name.endswith("num_batches_tracked")} == {3}
+
+
+class _Readings(TorchDispatchMode):
+    """Counts numbers that the host takes from tensors, which on a GPU it waits for."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.count = 0
+
+    def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        self.count += function is torch.ops.aten._local_scalar_dense.default
+        return function(*args, **(kwargs or {}))
+
+
+def test_nothing_but_the_outcome_is_read_in_a_step(tmp_path: Path) -> None:
+    """Whatever else the host read, it would wait there for the whole step, and the GPU then for the host."""
+    changes = {**vision.BATCH_NORM, **MOMENTUM, "augmentation": {}, "batch": {"micro_batch": 32}}
+    with _Readings() as readings, pytest.MonkeyPatch.context() as patch:
+        counts = list[int]()
+        plain = TorchEngine.accumulate
+
+        def noted(*arguments: Any, **keywords: Any) -> Tensor:
+            counts.append(readings.count)
+            return plain(*arguments, **keywords)
+
+        patch.setattr(TorchEngine, "accumulate", noted)
+        vision.train(tmp_path, {**changes, **LATE})
+    assert len(counts) == 9
+    assert {later - earlier for earlier, later in pairwise(counts[1:])} == {1}
 
 
 @pytest.mark.parametrize("kind", ["loss", "gradient"])

@@ -169,7 +169,11 @@ class RunningAverages:
             chosen = [index for index, own in enumerate(momenta) if own == momentum]
             torch._foreach_lerp_([olds[i] for i in chosen], [news[i] for i in chosen], momentum)
         counters = [layer.get_buffer("num_batches_tracked") for layer in self._layers]
-        torch._foreach_add_(counters, applied.to(counters[0].dtype) if isinstance(applied, Tensor) else 1)
+        if isinstance(applied, Tensor):
+            # Without alpha it would be taken for a number, which the host would wait for.
+            torch._foreach_add_(counters, applied.to(counters[0].dtype), alpha=1)
+        else:
+            torch._foreach_add_(counters, 1)
 
     def _sums(self) -> list[Tensor]:
         return [layer.gathered() for layer in self._layers]
