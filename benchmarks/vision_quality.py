@@ -42,6 +42,8 @@ TINY: dict[str, Any] = {
     "evaluation": {"micro_batch": 100},
 }
 """What a dry run changes."""
+GRAPHS: dict[str, Any] = {"compile": True, "cuda_graphs": True}
+"""What --graphs changes of the network."""
 
 
 class Store:
@@ -89,12 +91,14 @@ def main() -> int:
     with tempfile.TemporaryDirectory() as folder:
         images, changes = gather(options, Path(folder))
         settings = {"epochs": options.epochs, "images": options.images.name if options.images else "digits"}
+        settings |= {"graphs": True} if options.graphs else {}
         store = Store(options.out, settings)
         finished = run_all(options, images, changes, store)
     where = circumstances(options.device, options.gpus)
     store.close(where)
     print(tables(store.outcomes, as_markdown=options.markdown))
-    print(f"\n{where}; {options.jobs} trainings at once on each.")
+    how = ", compiled with CUDA graphs" if options.graphs else ""
+    print(f"\n{where}; {options.jobs} trainings at once on each{how}.")
     if not finished:
         print("not all was trained: call again with the same --out")
     return 0
@@ -111,6 +115,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--gpus", type=int, default=1)
     parser.add_argument("--jobs", type=int, default=1, help="trainings at once on each GPU")
     parser.add_argument("--device", choices=["cuda", "cpu"], default="cuda")
+    parser.add_argument("--graphs", action="store_true", help="compile, and start kernels by CUDA graphs")
     parser.add_argument("--budget", type=float, default=float("inf"), help="seconds that this call may take")
     parser.add_argument("--tiny", action="store_true", help="a dry run: digits, a small network, a part of an epoch")
     parser.add_argument("--out", type=Path, help="JSON file that finished trainings are kept in and taken from")
@@ -120,6 +125,8 @@ def arguments() -> argparse.Namespace:
         parser.error("--images: give a folder with train.parquet and test.parquet")
     if options.tiny:
         options.epochs = options.epochs or 3.0
+    if options.graphs and options.device == "cpu":
+        parser.error("--graphs is about GPUs")
     return options
 
 
@@ -132,7 +139,8 @@ def gather(options: argparse.Namespace, folder: Path) -> tuple[Path, dict[str, A
             (folder / name).symlink_to((options.images / name).absolute())
     if any(ARMS[name].by_hand for name, _ in plan(options)):
         prepare(folder, "images", folder / "arrays.npz")
-    return folder, TINY if options.tiny else {}
+    changes = TINY if options.tiny else {}
+    return folder, changes | ({"model": {**changes.get("model", {}), **GRAPHS}} if options.graphs else {})
 
 
 def _write_digits(folder: Path) -> None:

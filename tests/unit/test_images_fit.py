@@ -148,8 +148,7 @@ def test_what_only_the_data_or_the_workers_show(tmp_path, changes, message):
         (GRAPHS | {"sharding": {"stage": 0}}, "cuda_graphs: true needs sharding.engine: torch"),
         (GRAPHS | {"batch": {"micro_batch": 2, "accumulation": 3}}, "one pass a step: remove batch.accumulation"),
         (GRAPHS | {"batch": {"micro_batch": 2, "global_images": 6}}, "one pass a step: remove batch.global_images"),
-        (GRAPHS | {"methods": [{"name": "spectral_decoupling"}]}, "needs a step without methods"),
-        (GRAPHS | {"measures": {"names": ["sharpness"]}}, "needs a step without measures"),
+        (GRAPHS | {"measures": {"names": ["sharpness"]}}, "needs a training without measures"),
         (
             {"model": {**BATCH_NORM["model"], "batch_norm": "global"}, "batch": {"micro_batch": 2, "accumulation": 3}},
             "batch_norm: global needs all images of a step in one pass, but batch.accumulation is 3",

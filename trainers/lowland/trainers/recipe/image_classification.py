@@ -78,9 +78,8 @@ class ImageClassificationConfig(TrainConfig):
             raise ValueError(
                 f"{needs} one pass a step: remove batch.{'accumulation' if batch.accumulation else 'global_images'}"
             )
-        for name in ("methods", "measures"):
-            if getattr(self, name):
-                raise ValueError(f"{needs} a step without {name}, which look at what it overwrites: remove them")
+        if self.measures is not None:
+            raise ValueError(f"{needs} a training without measures, which look at what it overwrites: remove them")
         return self
 
     @model_validator(mode="after")
