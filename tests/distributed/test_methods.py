@@ -54,6 +54,7 @@ CROSS_SPLIT = [
     {"name": "label_noise", "rate": 0.3},
     {"name": "cross_split", "warmup": "2 steps", "ramp": "1 steps", "gamma": [0.6, 1.0], "gamma_until": ["2 steps"]},
 ]
+AVERAGED = [CROSS_SPLIT[0], {**CROSS_SPLIT[1], "average": 0.8}]
 METHODS = {
     "regularisers": REGULARISERS,
     "rationale": RATIONALE,
@@ -61,6 +62,7 @@ METHODS = {
     "units": UNITS,
     "conflict_free": CONFLICT_FREE,
     "cross_split": CROSS_SPLIT,
+    "averaged": AVERAGED,
     "cobalt": COBALT,
 }
 
@@ -96,6 +98,7 @@ def reference(digits: Path, one: Ranks, tmp_path_factory: pytest.TempPathFactory
         full("two", "cross_split", zero(2)),
         full("two", "cross_split", zero(3)),
         full("four", "cross_split", zero(1)),
+        full("two", "averaged", zero(2)),
         full("two", "conflict_free", zero(3)),
         full("four", "rationale", TORCH),
         full("four", "regularisers", zero(3)),

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from lowland.trainers.data.images.halves import own_parts, partners
 from lowland.trainers.data.order import HalvesOrder, Order
+from lowland.trainers.methods.averaged import WeightAverage
 from lowland.trainers.methods.base import GlobalBatch
 from lowland.trainers.methods.cross_split import CrossSplit, CrossSplitSettings
 from lowland.trainers.methods.label_correction import (
@@ -119,6 +120,24 @@ def test_steps_that_were_not_applied_leave_no_bounds():
     made.begin_step(2)
     least, _ = made.state()["bounds"].tolist()
     assert least[0] == pytest.approx(float(divergence(torch.tensor([[1.0, 0]]), torch.tensor([[0.8, 0.2]]))))
+
+
+def test_weights_are_averaged_by_hand():
+    """The mean at first, then what the decay says; BatchNorm's averages too, its counters not."""
+    network = torch.nn.BatchNorm2d(1)
+    found = WeightAverage(torch.nn.BatchNorm2d(1), 0.75)
+    for step, (value, expected) in enumerate(((4.0, 4.0), (2.0, 3.0), (0.0, 2.0), (2.0, 2.0), (6.0, 3.0)), 1):
+        with torch.no_grad():
+            network.weight.fill_(value)
+            network.running_var.fill_(value)
+        network.num_batches_tracked += 1
+        found.move(network, step)
+        assert float(found.network.weight) == pytest.approx(expected)
+        assert float(found.network.running_var) == pytest.approx(expected)
+    assert int(found.network.num_batches_tracked) == 0
+    again = WeightAverage(torch.nn.BatchNorm2d(1), 0.75)
+    again.load_state(found.state())
+    assert torch.equal(again.network.weight, found.network.weight)
 
 
 def test_schedules():

@@ -95,9 +95,10 @@ def test_batches_that_do_not_know_of_the_end_of_the_warm_up_are_refused(digits):
         module(**without)
 
 
-def test_a_resume_goes_on_as_if_nothing_had_been(digits, tmp_path):
+@pytest.mark.parametrize("average", [0.0, 0.7])
+def test_a_resume_goes_on_as_if_nothing_had_been(average, digits, tmp_path):
     """From the middle of the epoch whose divergences are noted."""
-    config = image_config(digits, [NOISE, {**SPLIT, "warmup": "4 steps"}])
+    config = image_config(digits, [NOISE, {**SPLIT, "warmup": "4 steps", "average": average}])
     whole = train_images(config, tmp_path / "whole")
     train_images(config, tmp_path / "cut", stop_after=3)
     resumed = train_images(config, tmp_path / "cut")
@@ -113,6 +114,16 @@ def test_a_resume_goes_on_as_if_nothing_had_been(digits, tmp_path):
         for key, tensor in tensors.items():
             assert torch.equal(after[name][key], tensor), (name, key)
     assert bool(before["cross_split/bounds"]["methods"].isfinite().any())
+
+
+def test_averages_that_forget_all_are_the_networks_and_others_are_not(digits, tmp_path):
+    found = {}
+    for average in (0.0, 1e-12, 0.9):
+        folder = tmp_path / str(average)
+        train_images(image_config(digits, [NOISE, {**SPLIT, "average": average}]), folder)
+        found[average] = states(folder, 6)["weight"]
+    assert all(torch.equal(found[1e-12][name], value) for name, value in found[0.0].items())
+    assert not all(torch.equal(found[0.9][name], value) for name, value in found[0.0].items())
 
 
 @pytest.mark.parametrize(("optimizer", "micro_batch", "passes"), [({}, 6, 2), ({"sam": {"rho": 0.05}}, 24, 2)])
@@ -197,6 +208,10 @@ def _alone():
     ("changes", "message"),
     [
         ({"batch": {"micro_batch": 7}}, "batch.micro_batch is 7: make it even"),
+        (
+            {"methods": [{**SPLIT, "average": 0.9}], "sharding": {"stage": 3}},
+            "cross_split.average: 0.9 is of whole weights, which sharding.stage: 3 does not",
+        ),
         ({"augmentation": {"mixup": 0.2}}, r"augmentation.mixup: 0.2 would change: set it to 0, and blend by its own"),
         ({"augmentation": {"label_smoothing": 0.1}}, "augmentation.label_smoothing: 0.1 would change: set it to 0"),
         ({"measures": {"names": ["ntk"], "every": "1 steps"}}, "measures.names: ntk looks at the last layer of one"),

@@ -277,7 +277,7 @@ def _cross_split(config: recipes.CrossSplitConfig, setting: Setting) -> Method:
     if list(until) != sorted(until):
         shown = ", ".join(map(str, config.gamma_until))
         raise RecipeError(f"methods: cross_split.gamma_until = [{shown}]: must ascend, but is {list(until)} in steps")
-    same = ("correction", "temperature", "unlabelled", "balance", "confidence_penalty")
+    same = ("correction", "temperature", "unlabelled", "balance", "confidence_penalty", "average")
     settings = CrossSplitSettings(
         classes=len(setting.classes),
         accumulation=setting.accumulation,

@@ -3,7 +3,8 @@
 Kim, Baratin, Zhang, Lacoste-Julien, *CrossSplit: mitigating label noise memorization through data splitting* (ICML
 2023).  A network cannot have learnt the wrong labels of a half that it was never shown.  So its predictions there
 correct the labels that its peer, the network of that half, is trained on (`label_correction`).  The same predictions,
-sharpened, are what it is itself to say of these examples, which it sees without their labels.
+sharpened, are what it is itself to say of these examples, which it sees without their labels.  Beyond the paper, they
+may be those of averaged weights (`averaged`), which are right more often while the learning rate is high.
 
 Each example of a batch is thus labelled for one network and unlabelled for the other.  Those at even places are of
 the first network's half, those at odd places of the second's (`HalvesOrder`).
@@ -15,10 +16,11 @@ from dataclasses import dataclass
 
 import torch
 import torch.distributed as dist
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional
 
 from lowland.trainers.engines import Engine
+from lowland.trainers.methods.averaged import WeightAverage
 from lowland.trainers.methods.base import GlobalBatch, Method, Outputs
 from lowland.trainers.methods.label_correction import (
     coefficients,
@@ -60,6 +62,8 @@ class CrossSplitSettings:
     """Factor of `imbalance`."""
     confidence_penalty: float = 0.0
     """Factor of the entropy of predictions that is rewarded in the warm-up."""
+    average: float = 0.0
+    """What averaged weights, which predict instead of the networks' own, keep of themselves in a step; 0 is none."""
 
     def gamma(self, step: int) -> float:
         """At a step from `warmup` on."""
@@ -108,10 +112,16 @@ class CrossSplit(Method):
         self._pending: Tensor | None = None
         self._sums = torch.zeros(len(_SUMS))
         self._world: World | None = None
+        self._networks: nn.Module | None = None
+        self.average: WeightAverage | None = None
+        """Of both networks, for predictions."""
 
     def attach(self, engine: Engine, world: World) -> None:
         """Moves to the training's device."""
         self._world = world
+        if self.average is not None:
+            self.average.network.to(world.device)
+            self._networks = engine.module.get_submodule("network")
         self._clean = self._clean.to(world.device)
         self._bounds, self._next_bounds = self._bounds.to(world.device), self._next_bounds.to(world.device)
         self._sums = self._sums.to(world.device)
@@ -122,7 +132,9 @@ class CrossSplit(Method):
         return self._step < self.settings.warmup
 
     def begin_step(self, step: int) -> None:
-        """Takes over the bounds of the epoch that has ended."""
+        """Takes over the weights of the step before, and the bounds of the epoch that has ended."""
+        if self.average is not None and self._networks is not None and step:
+            self.average.move(self._networks, step)
         self._step, self._calls, self._guesses, self._pending = step, 0, [], None
         window = self.settings.window(step)
         if window != self._window:
@@ -200,15 +212,18 @@ class CrossSplit(Method):
         self._next_bounds = torch.minimum(self._next_bounds, self._pending)
 
     def state(self) -> dict[str, Tensor]:
-        """The bounds, and the epoch that they are of."""
+        """The bounds, and the epoch that they are of; averaged weights."""
         window = torch.tensor(self.settings.window(0) if self._window is None else self._window)
-        return {"bounds": self._bounds, "next_bounds": self._next_bounds, "window": window}
+        averaged = self.average.state() if self.average is not None else {}
+        return {"bounds": self._bounds, "next_bounds": self._next_bounds, "window": window, **averaged}
 
     def load_state(self, state: Mapping[str, Tensor]) -> None:
         """Restores them."""
         device = self._bounds.device
         self._bounds, self._next_bounds = state["bounds"].to(device), state["next_bounds"].to(device)
         self._window = int(state["window"])
+        if self.average is not None:
+            self.average.load_state(state)
 
     def metrics(self) -> dict[str, float]:
         """Since the last call, over training examples, once there are predictions of the peer; collective.

@@ -1,6 +1,7 @@
 """Two classifiers as one: their mean prediction, and their training on halves of the data (CrossSplit)."""
 
 import math
+from contextlib import nullcontext
 from dataclasses import replace
 
 import torch
@@ -144,15 +145,21 @@ class CrossSplitLoss(ImageClassifierLoss):
     @torch.no_grad()
     def _predictions(self, views: Tensor) -> Tensor:
         """Mean probabilities [B, K] over each image's views, by the network that is not trained on its label."""
-        self.pair.eval()
+        average = self._method.average
+        pair = self.pair if average is None else average.network
+        assert isinstance(pair, NetworkPair)
+        pair.eval()
         try:
-            first, second = (self._mean_chances(index, views[1 - index :: 2]) for index in (0, 1))
+            first, second = (self._mean_chances(pair, index, views[1 - index :: 2]) for index in (0, 1))
         finally:
             self.pair.train()
         return in_turn(second, first)
 
-    def _mean_chances(self, index: int, views: Tensor) -> Tensor:
-        logits = self.pair.alone(index, self.normalised(views.flatten(0, 1)))
+    def _mean_chances(self, pair: NetworkPair, index: int, views: Tensor) -> Tensor:
+        seen = self.normalised(views.flatten(0, 1))
+        # Averages are fp32 beside weights in bf16, too.
+        with nullcontext() if seen.dtype == torch.float32 else torch.autocast(seen.device.type, seen.dtype):
+            logits = pair.alone(index, seen)
         return torch.softmax(logits, dim=1).view(len(views), views.shape[1], -1).mean(dim=1)
 
 

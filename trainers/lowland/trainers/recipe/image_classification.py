@@ -109,5 +109,6 @@ class ImageClassificationConfig(TrainConfig):
             batch=self.batch,
             augmentation=self.augmentation,
             measures=self.measures.names if self.measures is not None else (),
+            zero_stage=self.sharding.zero_stage,
         )
         return self

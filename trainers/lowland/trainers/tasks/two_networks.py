@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from lowland.trainers.data.images.halves import Halves
 from lowland.trainers.engines import Engine
+from lowland.trainers.methods.averaged import WeightAverage
 from lowland.trainers.methods.base import Method
 from lowland.trainers.methods.cross_split import CrossSplit
 from lowland.trainers.methods.objective import Objective
@@ -58,6 +59,8 @@ class TwoNetworks:
     def module(self, pair: nn.Module, objective: Objective) -> CrossSplitLoss:
         """With their loss."""
         assert isinstance(pair, NetworkPair)
+        if decay := self._method.settings.average:
+            self._method.average = WeightAverage(self.networks(torch.float32), decay)
         channels_last = self._config.model.channels_last
         return CrossSplitLoss(pair, self._seen, self._method, objective, channels_last=channels_last)
 

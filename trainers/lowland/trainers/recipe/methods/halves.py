@@ -25,10 +25,16 @@ def require_halves(
     batch: ImageBatchConfig,
     augmentation: AugmentationConfig,
     measures: Sequence[str],
+    zero_stage: int,
 ) -> None:
     """Raises ValueError where CrossSplit does not go with the recipe."""
-    if cross_split(methods) is None:
+    if (own := cross_split(methods)) is None:
         return
+    if own.average and zero_stage == 3:
+        raise ValueError(
+            f"methods: cross_split.average: {own.average:g} is of whole weights, which sharding.stage: 3 does not "
+            "leave a worker: set sharding.stage to at most 2, or average: 0"
+        )
     if other := next((method.name for method in methods if not isinstance(method, _BESIDE)), None):
         raise ValueError(
             f"methods: cross_split trains two networks by a loss of its own, and {other} is about one network's: "

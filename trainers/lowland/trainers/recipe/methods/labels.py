@@ -66,6 +66,8 @@ class CrossSplitConfig(MethodSection):
     """Factor of KL(uniform || mean prediction) over the global batch."""
     confidence_penalty: NotNegative = 0.0
     """Factor of the entropy of predictions that is rewarded in the warm-up; 0.1 as published for asymmetric noise."""
+    average: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    """What averaged weights keep of themselves in a step, which predict then; 0: the networks do, as published."""
 
     @model_validator(mode="after")
     def _of_gamma(self) -> "CrossSplitConfig":
