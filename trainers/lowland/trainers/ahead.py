@@ -25,26 +25,31 @@ class StepsAhead:
         # On a stream of its own the copy does not wait for the backward pass, nor the optimizer for the copy.
         self._copies = torch.cuda.Stream(device) if device.type == "cuda" else None
         self._next: StepInputs | Exception | None = None
+        self._sent = False
 
     def fetch(self) -> None:
-        """Takes the next step and begins to copy its first micro-batch; an error is kept for `take`."""
+        """Waits until the next step is made; an error is kept for `take`."""
         if self._next is not None:
             return
         try:
-            step = next(self._steps)
+            self._next = next(self._steps)
         except Exception as error:  # of the step after this one, which is to end as if nothing were wrong
             self._next = error
+
+    def send(self) -> None:
+        """Begins to copy the first micro-batch of the step that was fetched."""
+        if self._copies is None or self._sent or not isinstance(self._next, StepInputs):
             return
-        first, *others = step.micro_batches
-        if self._copies is not None:
-            with torch.cuda.stream(self._copies):
-                first = moved(first, self._device)
-        self._next = replace(step, micro_batches=[first, *others])
+        first, *others = self._next.micro_batches
+        with torch.cuda.stream(self._copies):
+            first = moved(first, self._device)
+        self._next, self._sent = replace(self._next, micro_batches=[first, *others]), True
 
     def take(self) -> StepInputs:
         """The next step."""
         self.fetch()
-        step, self._next = self._next, None
+        self.send()
+        step, self._next, self._sent = self._next, None, False
         if isinstance(step, Exception):
             raise step
         assert step is not None

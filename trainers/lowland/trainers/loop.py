@@ -127,6 +127,7 @@ class Loop:
             if self._state.step + 1 < self._end:
                 with self._meter.phase("data"):  # an upper bound: the GPU computes in the meantime
                     self._ahead.fetch()
+                self._ahead.send()
             with self._meter.phase("optimizer", on_device=True):
                 outcome = self._engine.step(lr_factor)
             first = loss if first is None else first
