@@ -4,12 +4,14 @@
     python benchmarks/search_efficiency.py --curves table.parquet --results results.json
     python benchmarks/search_efficiency.py ... --tasks 0-8 --seeds 10-19 --results second.json      # a part, elsewhere
     python benchmarks/search_efficiency.py ... --results results.json --merge second.json --budget 0
+    python benchmarks/search_efficiency.py ... --results small.json --after 2 4 6 8      # what few trainings give
 
 FOLDER holds the YAHPO surrogate of LCBench (model.onnx, config_space.json, encoding.json); it needs a package that
 lowland does not: pip install onnxruntime.  Measured are the tasks on which nothing was developed, or with
 `--development` the others.  Results are kept as runs end: called again, it goes on with what is missing, and says how
 much that is.  Parts by task, seed, method or number of workers may be measured side by side, each with results of its
-own, and put together.
+own, and put together.  With `--after` the question is not what a search needs but what it has after so many whole
+trainings: how good the trial is that it would choose then.
 """
 
 import argparse
@@ -22,8 +24,8 @@ from typing import Any
 
 from search_curves import DEVELOPED_ON, tasks
 from search_methods import METHODS
-from search_report import left, report
-from search_runs import Cell, Known, Run, known_of, run
+from search_report import after, left, report
+from search_runs import Cell, Known, Run, known_of, run, run_on
 
 CAP = 64
 """Whole trainings after which a run that has not reached its target is given up."""
@@ -52,16 +54,17 @@ def measure(options: argparse.Namespace) -> dict[str, Run]:
     source, end = str(options.lcbench or options.curves), time.monotonic() + options.budget
     done = merged([*options.merge, *([options.results] if options.results.exists() else [])])
     missing, written = list(cells(options, frozenset(done))), time.monotonic()
+    one_run, cap = (run_on, max(options.after)) if options.after else (run, options.cap)
     with ProcessPoolExecutor(options.jobs) as pool:
         known = _shared(pool, source, missing, done) if options.budget else {}
         waiting, running = iter(missing), set[Future[Run]]()
         while True:
             while len(running) < options.jobs and time.monotonic() < end and (cell := next(waiting, None)):
-                running.add(pool.submit(run, source, cell, options.cap, known[cell.task]))
+                running.add(pool.submit(one_run, source, cell, cap, known[cell.task]))
             if not running:
                 break
             ended, running = wait(running, return_when=FIRST_COMPLETED)
-            done |= {_key(one): one for one in (future.result() for future in ended)}
+            done |= {_key(found): found for found in (future.result() for future in ended)}
             if time.monotonic() - written > _KEEP:
                 _write(options.results, done)
                 written = time.monotonic()
@@ -130,6 +133,9 @@ def arguments() -> argparse.Namespace:
     )
     parser.add_argument("--merge", nargs="+", type=Path, default=[], help="other results that are put in too")
     parser.add_argument("--cap", type=int, default=CAP, help="whole trainings per run at most")
+    parser.add_argument(
+        "--after", nargs="+", type=int, help="whole trainings: what searches have then; runs go on so far"
+    )
     parser.add_argument("--every", type=int, default=1, help="only every so manieth task")
     parser.add_argument("--development", action="store_true", help="the tasks on which methods were developed")
     parser.add_argument("--budget", type=float, default=float("inf"), help="seconds after which no run begins")
@@ -141,4 +147,4 @@ if __name__ == "__main__":
     given = arguments()
     results = measure(given)
     print(left(list(cells(given, frozenset(results))), results.values(), given.jobs))
-    print(report(results))
+    print(after(results, given.after) if given.after else report(results))

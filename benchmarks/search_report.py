@@ -3,7 +3,7 @@
 import math
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
-from statistics import mean, median
+from statistics import mean, median, stdev
 from typing import Any
 
 from search_runs import Cell
@@ -25,6 +25,53 @@ def report(results: Mapping[str, Mapping[str, Any]]) -> str:
         "|---|---|---|---|---|---|---|---|",
     ]
     return "\n".join([*head, *rows, "", *_cost_table(results)])
+
+
+def after(results: Mapping[str, Mapping[str, Any]], trainings: Sequence[int]) -> str:
+    """Markdown: what the trial that a search would choose after so many trainings lacks to the best of any run.
+
+    In units of the task: what random search lacks after the most of these trainings.  With it, the mean difference
+    from `ours` of the same task and seed with its standard error, and in how many runs the chosen trial was whole.
+
+    Args:
+        results: of `run_on`, those of the method `random` among them.
+        trainings: whole ones.
+    """
+    lowest, drawn = dict[str, float](), defaultdict[str, list[float]](list)
+    groups = defaultdict[tuple[int, str], list[Mapping[str, Any]]](list)
+    for run in results.values():
+        groups[run["workers"], run["method"]].append(run)
+        lowest[run["task"]] = min(lowest.get(run["task"], math.inf), *(value for _, value, _ in run["chosen"]))
+        if run["method"] == "random":
+            drawn[run["task"]].append(_chosen(run, max(trainings))[0])
+    units = {task: mean(values) - lowest[task] for task, values in drawn.items()}
+
+    def regret(run: Mapping[str, Any], t: int) -> float:
+        return (_chosen(run, t)[0] - lowest[run["task"]]) / units[run["task"]]
+
+    def cell(runs: Runs, t: int) -> str:
+        ours = {(r["task"], r["seed"]): r for r in groups[runs[0]["workers"], "ours"]}
+        pairs = [(run, ours[run["task"], run["seed"]]) for run in runs if (run["task"], run["seed"]) in ours]
+        more = [regret(run, t) - regret(other, t) for run, other in pairs if run is not other]
+        text = f"{mean(regret(run, t) for run in runs):.2f}"
+        if len(more) > 1:
+            text += f" ({mean(more):+.2f} ± {stdev(more) / math.sqrt(len(more)):.2f})"
+        return f"{text}, {mean(_chosen(run, t)[1] for run in runs):.0%}"
+
+    rows = [
+        f"| method | workers | tasks | runs | {' | '.join(f'after {t}' for t in trainings)} |",
+        f"|---|---|---|---|{'---|' * len(trainings)}",
+    ]
+    for (workers, method), runs in list(groups.items()):
+        found = " | ".join(cell(runs, t) for t in trainings)
+        rows.append(f"| {method} | {workers} | {len({run['task'] for run in runs})} | {len(runs)} | {found} |")
+    return "\n".join(rows)
+
+
+def _chosen(run: Mapping[str, Any], trainings: float) -> tuple[float, bool]:
+    """What was chosen last within so many trainings; what was chosen first, if nothing was."""
+    within = [one for one in run["chosen"] if one[0] <= trainings] or run["chosen"][:1]
+    return within[-1][1], within[-1][2]
 
 
 def left(missing: Sequence[Cell], runs: Iterable[Mapping[str, Any]], processes: int) -> str:

@@ -2,7 +2,7 @@
 
 import math
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import cache
 from pathlib import Path
@@ -48,6 +48,35 @@ class ToldComplete(InMemoryStorage):
         return super().set_trial_state_values(
             trial_id, TrialState.COMPLETE if state == TrialState.PRUNED else state, values
         )
+
+
+class Recorded:
+    """Curves that keep what a search measured of them.
+
+    Args:
+        curves: these.
+    """
+
+    def __init__(self, curves: Curves) -> None:
+        self._curves, self._sign = curves, 1.0 if curves.direction == "minimize" else -1.0
+        self.space, self.full, self.direction = curves.space, curves.full, curves.direction
+        self.measured: list[tuple[Mapping[str, Any], int, float]] = []
+        """Of each segment the parameters, where it ended, and the value there; lower is better."""
+
+    def values(self, parameters: Mapping[str, Any], start: int, end: int) -> list[float]:
+        """As of the curves."""
+        values = self._curves.values(parameters, start, end)
+        self.measured.append((parameters, end, self._sign * values[-1]))
+        return values
+
+    def seconds(self, parameters: Mapping[str, Any], start: int, end: int) -> float:
+        """As of the curves."""
+        return self._curves.seconds(parameters, start, end)
+
+    def chosen(self, segments: int) -> tuple[float, bool]:
+        """After so many segments, the best of the trials that came furthest: its value if trained whole; if it was."""
+        parameters, end, _ = min(self.measured[:segments], key=lambda one: (-one[1], one[2]))
+        return self._sign * self._curves.values(parameters, 0, self.full)[-1], end == self.full
 
 
 @cache
@@ -111,8 +140,35 @@ def run(source: str, cell: Cell, cap: int, known: Known) -> Run:
     }
 
 
+def run_on(source: str, cell: Cell, cap: int, known: Known) -> Run:
+    """Searches once, on when the target was reached: what the search would choose after each segment.
+
+    Args:
+        source: folder or file of the curves.
+        cell: what is run.
+        cap: whole trainings.
+        known: of the task.
+    """
+    optuna.logging.set_verbosity(optuna.logging.ERROR)
+    curves, begun = Recorded(curves_of(source, cell.task)), time.process_time()
+    points, trials = search(curves, cell, known[1], cap * curves.full)
+    return {
+        **asdict(cell),
+        "cap": cap,
+        "target": known[0],
+        "trials": trials,
+        "cpu_seconds": time.process_time() - begun,
+        "chosen": [(p.resource / curves.full, *curves.chosen(i)) for i, p in enumerate(points, 1)],
+    }
+
+
 def search(
-    curves: Curves, cell: Cell, priors: Priors, budget: int, until: float = -math.inf, until_cost: float = math.inf
+    curves: Curves | Recorded,
+    cell: Cell,
+    priors: Priors,
+    budget: int,
+    until: float = -math.inf,
+    until_cost: float = math.inf,
 ) -> tuple[list[Point], int]:
     """The course of a search, ended as `simulate` says, and its number of trials."""
     sampler, policy, as_tune = METHODS[cell.method](curves, cell.seed, priors)

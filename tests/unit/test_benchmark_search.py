@@ -10,8 +10,8 @@ import pytest
 from search_curves import CurveTable
 from search_efficiency import cells, merged, numbers
 from search_methods import COST_BASE
-from search_report import left, report
-from search_runs import Cell, run
+from search_report import after, left, report
+from search_runs import Cell, Recorded, run, run_on
 
 
 def options(tasks="1000", seeds="3", **more):
@@ -55,15 +55,51 @@ def test_what_is_missing_is_told_by_what_such_runs_took():
     assert "1 of a kind that was not measured" in left(missing, done, 2)
 
 
-def test_with_the_cost_in_mind_a_search_ends_at_the_best_of_tpe_or_with_its_seconds(tmp_path):
+def table(folder):
+    """The file of curves that fall towards (rate - 0.3)^2."""
     rates = [i / 40 for i in range(41)]
     columns = {
         "rate": rates,
         "curve": [[(rate - 0.3) ** 2 + 0.5 / step for step in range(1, 10)] for rate in rates],
         "seconds": [1.0 + rate for rate in rates],
     }
-    path = tmp_path / "table.parquet"
+    path = folder / "table.parquet"
     pq.write_table(pa.table(columns), path)
+    return path
+
+
+def test_what_is_chosen_is_the_best_of_those_that_came_furthest(tmp_path):
+    curves = Recorded(CurveTable(table(tmp_path)))
+    for rate, end in ((0.3, 1), (0.9, 3), (0.5, 3), (1.0, 9)):
+        curves.values({"rate": rate}, 0, end)
+    chosen = [(round(value - 0.5 / 9, 6), whole) for value, whole in map(curves.chosen, range(1, 5))]
+    assert chosen == [(0.0, False), (0.36, False), (0.04, False), (0.49, True)]
+
+
+def test_what_searches_have_after_few_trainings(tmp_path):
+    path = str(table(tmp_path))
+    runs = [
+        run_on(path, Cell("table", method, 1, seed), 4, (0.0, {})) for method in ("ours", "random") for seed in range(2)
+    ]
+    assert all(4 <= one["chosen"][-1][0] < 5 for one in runs)
+    assert [one["trials"] for one in runs[2:]] == [4, 4]
+
+    def made(method, seed, *chosen):
+        return {"task": "a", "method": method, "workers": 1, "seed": seed, "chosen": chosen}
+
+    by_hand = [
+        made("ours", 0, (0.5, 3.0, False), (1.9, 2.0, True), (4.0, 1.0, True)),
+        made("ours", 1, (0.5, 4.0, False), (2.1, 1.0, True)),
+        made("random", 0, (1.0, 6.0, True), (4.0, 4.0, True)),
+        made("random", 1, (1.0, 6.0, True), (4.0, 2.0, True)),
+    ]
+    *_, ours, random = after(dict(enumerate(by_hand)), [2, 4]).splitlines()
+    assert ours == "| ours | 1 | 1 | 2 | 1.00, 50% | 0.00, 100% |"
+    assert random == "| random | 1 | 1 | 2 | 2.50 (+1.50 ± 0.50), 100% | 1.00 (+1.00 ± 0.50), 100% |"
+
+
+def test_with_the_cost_in_mind_a_search_ends_at_the_best_of_tpe_or_with_its_seconds(tmp_path):
+    path = table(tmp_path)
     curves = CurveTable(path)
     tpe, ours = (run(str(path), Cell("table", method, 1, 0), 6, (0.0, {})) for method in (COST_BASE, "cost: ours"))
     spent, best = tpe["costs"][-1][0], min(value for _, value in tpe["costs"])
