@@ -1,5 +1,6 @@
 """Early stopping as pure decisions, worked out by hand."""
 
+import math
 from itertools import pairwise
 
 import pytest
@@ -59,7 +60,7 @@ def test_a_value_that_came_late_can_still_be_promoted():
 
 def overtaken() -> list[TrialView]:
     """Of six at the first rung two went on; two better ones came after them."""
-    gone = [TrialView(n, {}, {3: 0.5 + 0.1 * n, 9: 0.5}, "finished", 27) for n in range(2)]
+    gone = [TrialView(n, {}, {3: 0.5 + 0.1 * n, 9: 0.5, 27: 0.4}, "finished", 27) for n in range(2)]
     return [*gone, trial(2, r3=0.8), trial(3, r3=0.9), trial(4, r3=0.2), trial(5, r3=0.1)]
 
 
@@ -77,6 +78,69 @@ def test_earlier_trainings_do_not_use_up_the_places_of_new_ones():
     earlier = [TrialView(n, {}, {3: 0.5 + 0.1 * n}, "stopped", 27, source=f"before, trial {n}") for n in range(6)]
     new = [trial(6, r3=0.1), TrialView(7, {}, {}, "running", 3)]
     assert Promotion(27, first=3).resume([*earlier, *new]) == Segment(6, 3, 9)
+
+
+def furthest(status: Status = "paused", target: int = 9, **more: float) -> list[TrialView]:
+    """Two at the second rung, of which the second is better and is given, and six at the first; 36 units of work."""
+    values = {3: 0.4, 9: 0.2} | {int(key[1:]): value for key, value in more.items()}
+    return [
+        trial(0, r3=0.3, r9=0.3),
+        TrialView(1, {}, values, status, target),
+        *[trial(n, r3=0.9) for n in range(2, 8)],
+    ]
+
+
+def test_once_a_whole_trainings_work_is_spent_the_best_of_those_that_came_furthest_goes_on():
+    policy = Promotion(27, first=3)
+    assert policy.resume(furthest()[:4]) is None, "24 units are less than a whole training"
+    assert policy.resume(furthest()[:5]) == Segment(1, 9, 27), "two at a rung are too few for a third of them to go on"
+    new = TrialView(8, {}, {}, "running", 3)
+    assert policy.resume([*furthest(), new]) == Segment(1, 9, 27), "nor does it wait for what new trials give"
+    assert policy.resume(furthest("running", 27)) is None, "it is on its way"
+    assert policy.resume(furthest("failed", 27)) == Segment(0, 9, 27), "it did not get there"
+
+
+def test_after_a_first_whole_training_places_decide():
+    policy = Promotion(27, first=3)
+    assert policy.resume(furthest("finished", 27, r27=0.1)) is None
+    assert policy.resume(furthest("finished", 27, r27=math.inf)) == Segment(0, 9, 27), "it gave nothing"
+
+
+def test_earlier_trainings_are_no_work_of_this_search_but_may_be_the_whole_one():
+    policy, begun = Promotion(27, first=3), [trial(n, r3=0.1 * n, r9=0.1 * n) for n in range(2)]
+    short = [TrialView(n, {}, {15: 0.5}, "stopped", 15, source=f"before, trial {n}") for n in range(2, 4)]
+    assert policy.resume([*begun, *short]) is None, "18 units are this search's"
+    more = [*begun, *[trial(n, r3=0.9) for n in range(4, 7)]]
+    assert policy.resume([*more, *short]) == Segment(0, 9, 27)
+    whole = TrialView(7, {}, {27: 0.5}, "stopped", 27, source="before, trial 7")
+    assert policy.resume([*more, whole]) is None
+
+
+@given(st.integers(1, 4), st.lists(st.tuples(st.integers(0, 3), st.floats(0, 1)), min_size=60, max_size=60))
+def test_whatever_is_measured_a_first_whole_training_is_under_way_once_its_work_was_spent(
+    workers: int, events: list[tuple[int, float]]
+):
+    """Segments end in any order with any values."""
+    policy, trials = Promotion(27, first=3), dict[int, TrialView]()
+    for which, value in events:
+        while sum(t.status == "running" for t in trials.values()) < workers:
+            segment = policy.resume(list(trials.values()))
+            assert segment == policy.resume(list(trials.values())[::-1]), "the order of the trials says nothing"
+            segment = segment or Segment(len(trials), 0, policy.begin(len(trials)))
+            curve = trials[segment.trial].curve if segment.start else {}
+            trials[segment.trial] = TrialView(segment.trial, {}, curve, "running", segment.end)
+            spent = sum(t.target for t in trials.values())
+            paused = [t.target for t in trials.values() if t.status == "paused"]
+            on_its_way = segment.end > max(paused, default=0) or any(
+                t.status == "running" and t.target > max(paused, default=0) for t in trials.values()
+            )
+            whole = any(27 in t.curve for t in trials.values())
+            assert whole or on_its_way or spent - segment.end + segment.start < 27
+            assert workers > 1 or whole or spent < 2.5 * 27
+        running = [t for t in trials.values() if t.status == "running"]
+        ended = running[which % workers]
+        status: Status = "finished" if ended.target == 27 else "paused"
+        trials[ended.number] = TrialView(ended.number, {}, {**ended.curve, ended.target: value}, status, ended.target)
 
 
 def test_stopping_lets_the_first_go_on_and_later_ones_by_rank():
@@ -115,3 +179,11 @@ def test_hyperband_spreads_trials_over_brackets_that_promote_among_their_own():
     trials = [trial(number, r9=0.1 * number) for number in own]
     cheap = [number for number in range(60) if policy.begin(number) == 3][:2]
     assert policy.resume([*trials, *[trial(n, r3=0.01, r9=0.01) for n in cheap]]) == Segment(own[0], 9, 27)
+
+
+def test_hyperband_leaves_the_first_whole_training_to_its_last_bracket():
+    policy = Hyperband(27, first=3)
+    low = [number for number in range(60) if policy.begin(number) == 3][:7]
+    trials = [*[trial(n, r3=0.1, r9=0.1) for n in low[:2]], *[trial(n, r3=0.9) for n in low[2:]]]
+    assert policy.resume(trials) is None
+    assert Promotion(27, first=3).resume(trials) == Segment(low[0], 9, 27)

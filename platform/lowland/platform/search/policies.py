@@ -109,6 +109,11 @@ class Promotion(_Rungs):
     The proposals of a sampler that learns get better, so that most of them would be among the first when they come,
     and go on.  While other new trials are under way, which may be better still, no more than 1/factor go on from a
     rung, those included that went on earlier and have been overtaken since.
+
+    By places alone a trial would be trained whole when some factor^(rungs - 1) have begun, which is the work of four
+    whole trainings and, while new trials are under way, of six.  A search that ends before has no model.  So once a
+    whole training's work is spent, the best of those that came furthest goes on whatever its place, until one trial
+    is whole.  That costs less than one training, however long the search, and nothing where that trial had deserved it.
     """
 
     def after(self, trial: TrialView, trials: Sequence[TrialView]) -> Verdict:
@@ -116,20 +121,37 @@ class Promotion(_Rungs):
         return "pause"
 
     def resume(self, trials: Sequence[TrialView]) -> Segment | None:
-        """The best trial that deserves the next rung, from the highest rung down."""
-        paused = {trial.number for trial in trials if trial.status == "paused"}
-        expected = any(trial.status == "running" and not set(self.levels) & set(trial.curve) for trial in trials)
-        for level in reversed(self.levels[:-1]):
-            values = at(trials, level)
-            share = len(values) // self.factor
-            if expected and _gone_on(trials, level) >= share:
-                continue
-            best = sorted(values, key=lambda number: (values[number], number))[:share]
-            for number in best:
-                trial = next(t for t in trials if t.number == number)
-                if number in paused and trial.target == level:
-                    return Segment(number, level, self.beyond(level))
-        return None
+        """Towards a first whole training, if it is due; or the best trial that deserves the next rung."""
+        return self._first_whole(trials) or _deserving(self, trials)
+
+    def _first_whole(self, trials: Sequence[TrialView]) -> Segment | None:
+        """The next part of the first whole training: None before it is due, while it is under way, and afterwards."""
+        ahead = [trial for trial in trials if trial.status == "running"]
+        whole = any(math.isfinite(trial.curve.get(self.full, math.inf)) for trial in trials)
+        if whole or sum(trial.target for trial in trials if not trial.source) < self.full:
+            return None
+        paused = [trial for trial in trials if trial.status == "paused"]
+        best = min(paused, key=lambda trial: (-trial.target, trial.curve[trial.target], trial.number), default=None)
+        if best is None or any(trial.target > best.target for trial in ahead):
+            return None
+        return Segment(best.number, best.target, self.beyond(best.target))
+
+
+def _deserving(rungs: _Rungs, trials: Sequence[TrialView]) -> Segment | None:
+    """The best trial that deserves the next rung, from the highest rung down."""
+    paused = {trial.number for trial in trials if trial.status == "paused"}
+    expected = any(trial.status == "running" and not set(rungs.levels) & set(trial.curve) for trial in trials)
+    for level in reversed(rungs.levels[:-1]):
+        values = at(trials, level)
+        share = len(values) // rungs.factor
+        if expected and _gone_on(trials, level) >= share:
+            continue
+        best = sorted(values, key=lambda number: (values[number], number))[:share]
+        for number in best:
+            trial = next(t for t in trials if t.number == number)
+            if number in paused and trial.target == level:
+                return Segment(number, level, rungs.beyond(level))
+    return None
 
 
 def _gone_on(trials: Sequence[TrialView], level: int) -> int:
@@ -157,7 +179,7 @@ class Hyperband(_Rungs):
         """Of the brackets in turn, the first trial that deserves to go on."""
         for bracket in range(len(self.levels)):
             own = [trial for trial in trials if self._bracket(trial.number) == bracket]
-            segment = Promotion(self.full, self.first, self.factor).resume(own)
+            segment = _deserving(self, own)
             if segment is not None:
                 return segment
         return None
