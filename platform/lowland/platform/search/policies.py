@@ -110,10 +110,11 @@ class Promotion(_Rungs):
     and go on.  While other new trials are under way, which may be better still, no more than 1/factor go on from a
     rung, those included that went on earlier and have been overtaken since.
 
-    By places alone a trial would be trained whole when some factor^(rungs - 1) have begun, which is the work of four
-    whole trainings and, while new trials are under way, of six.  A search that ends before has no model.  So once a
-    whole training's work is spent, the best of those that came furthest goes on whatever its place, until one trial
-    is whole.  That costs less than one training, however long the search, and nothing where that trial had deserved it.
+    By places alone a trial is trained whole when some factor^(rungs - 1) have begun, which is the work of four whole
+    trainings, and later while new trials are under way.  A search that ends before has no model.  So when the work of
+    1.5, 3, 6, 12, ... whole trainings was spent and fewer than 1, 2, 3, 4, ... trials are whole or on the last stretch,
+    the best of those that came furthest goes on whatever its place, if it is ahead of all these where it is.  That is
+    at most the logarithm of what is spent, and less where places alone train as many.
     """
 
     def after(self, trial: TrialView, trials: Sequence[TrialView]) -> Verdict:
@@ -121,18 +122,24 @@ class Promotion(_Rungs):
         return "pause"
 
     def resume(self, trials: Sequence[TrialView]) -> Segment | None:
-        """Towards a first whole training, if it is due; or the best trial that deserves the next rung."""
-        return self._first_whole(trials) or _deserving(self, trials)
+        """The next part of a whole training that is due; or the best trial that deserves the next rung."""
+        return self._due(trials) or _deserving(self, trials)
 
-    def _first_whole(self, trials: Sequence[TrialView]) -> Segment | None:
-        """The next part of the first whole training: None before it is due, while it is under way, and afterwards."""
-        ahead = [trial for trial in trials if trial.status == "running"]
-        whole = any(math.isfinite(trial.curve.get(self.full, math.inf)) for trial in trials)
-        if whole or sum(trial.target for trial in trials if not trial.source) < self.full:
+    def _due(self, trials: Sequence[TrialView]) -> Segment | None:
+        """The next part of the next whole training; None before it is due, and while it is under way."""
+        last = [trial for trial in trials if trial.status == "running" and trial.target == self.full]
+        whole = [*last, *(trial for trial in trials if math.isfinite(trial.curve.get(self.full, math.inf)))]
+        spent = sum(trial.target for trial in trials if not trial.source)
+        if 2 * spent < 3 * self.full * 2 ** len(whole):
             return None
-        paused = [trial for trial in trials if trial.status == "paused"]
-        best = min(paused, key=lambda trial: (-trial.target, trial.curve[trial.target], trial.number), default=None)
-        if best is None or any(trial.target > best.target for trial in ahead):
+        ahead = [
+            trial
+            for trial in trials
+            if trial.status == "paused"
+            and all(trial.curve[trial.target] < other.curve.get(trial.target, math.inf) for other in whole)
+        ]
+        best = min(ahead, key=lambda trial: (-trial.target, trial.curve[trial.target], trial.number), default=None)
+        if best is None or any(t.status == "running" and best.target < t.target < self.full for t in trials):
             return None
         return Segment(best.number, best.target, self.beyond(best.target))
 

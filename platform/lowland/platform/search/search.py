@@ -153,8 +153,8 @@ class Search:
             return "wait" if self.running else self._over(for_good=True)
         if self._due:
             return self._due.pop(0)
-        if (best := self._finishing()) is not None:
-            return "wait" if self.running else self.study.resume(best.number, self._policy)
+        if self._finishing():
+            return "wait" if self.running else self._last() or self._over(for_good=True)
         full = self._most is not None and len(self._begun()) >= self._most
         if not full or self._policy.resume(self.study.trials()) is not None:
             segment = self.study.next(self._policy)
@@ -164,37 +164,26 @@ class Search:
             return "wait"
         return self._last() or self._over(for_good=True)
 
-    def _finishing(self) -> TrialView | None:
-        """The trial to train whole with all that is left of the budget; None while more is left than it needs.
-
-        Where there is a whole one already, and less is left than half of what a better one needs, that is too late.
-        """
+    def _finishing(self) -> bool:
+        """Whether all that is left of the budget is needed to train one trial whole, where none was yet."""
         if self._budget is None or isinstance(self._policy, Population) or (best := self._furthest()) is None:
-            return None
-        needed = self._policy.full - best.target
+            return False
+        full = self._policy.full
         under_way = sum(segment.end - segment.start for segment, _ in self.running.values())
-        left = self._policy.full * self.ledger().trainings_left(self._budget) - under_way
-        return best if left <= needed and (left >= needed / 2 or not self._whole()) else None
+        return full * self.ledger().trainings_left(self._budget) <= full - best.target + under_way
 
     def _last(self) -> Segment | None:
         """If no trial was trained whole: the best of those that came furthest goes on."""
         best = self._furthest()
-        return self.study.resume(best.number, self._policy) if best is not None and not self._whole() else None
+        return self.study.resume(best.number, self._policy) if best is not None else None
 
     def _furthest(self) -> TrialView | None:
-        """The best of the paused trials that came furthest, of those that were better there than what is whole."""
-        whole = self._whole()
-        better = [
-            trial
-            for trial in self.study.trials()
-            if trial.status == "paused"
-            and all(trial.curve[trial.target] < other.curve.get(trial.target, -math.inf) for other in whole)
-        ]
-        return min(better, key=lambda t: (-t.target, t.curve[t.target], t.number), default=None)
-
-    def _whole(self) -> list[TrialView]:
-        """The trials that were trained whole."""
-        return [trial for trial in self.study.trials() if trial.status == "finished"]
+        """The best of the paused trials that came furthest; None if a trial was trained whole."""
+        trials = self.study.trials()
+        paused = [t for t in trials if t.status == "paused"]
+        if not paused or any(t.status == "finished" for t in trials):
+            return None
+        return min(paused, key=lambda t: (-t.target, t.curve[t.target], t.number))
 
     def _over(self, *, for_good: bool) -> Answer:
         """Closes the runs of trials that might go on; in storage they still may, if the search is resumed."""
