@@ -95,6 +95,7 @@ def due(trials: list[TrialView]) -> Segment | None:
 def test_once_the_work_of_one_and_a_half_trainings_is_spent_the_best_of_those_that_came_furthest_goes_on():
     new = TrialView(10, {}, {}, "running", 3)
     assert due([*furthest()[:9], new]) == Segment(1, 9, 27), "42 units are more than one and a half times 27"
+    assert due([*furthest(), trial(10, r3=0.1)]) == Segment(1, 9, 27), "with less training a value says less"
     assert due([*furthest()[:8], new]) is None, "39 are less"
     assert Promotion(27, first=3).resume([*furthest(), new]) == Segment(1, 9, 27), "it does not wait for new trials"
     assert due(furthest("running", 27)) is None, "it is on its way"
