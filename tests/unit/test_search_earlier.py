@@ -77,7 +77,7 @@ def old(tmp_path) -> Setting:
     """A search that ended, of a dozen trials or so."""
     setting = start(tmp_path, "old")
     setting.write()
-    simulate(open_study(setting), Promotion(TICKS), Valley(), workers=1, budget=3 * TICKS)
+    simulate(open_study(setting), Promotion(TICKS), Valley(), workers=1, budget=2 * TICKS)
     return setting
 
 

@@ -1,6 +1,5 @@
 """Early stopping as pure decisions, worked out by hand."""
 
-import math
 from itertools import pairwise
 
 import pytest
@@ -60,7 +59,7 @@ def test_a_value_that_came_late_can_still_be_promoted():
 
 def overtaken() -> list[TrialView]:
     """Of six at the first rung two went on; two better ones came after them."""
-    gone = [TrialView(n, {}, {3: 0.5 + 0.1 * n, 9: 0.5, 27: 0.4}, "finished", 27) for n in range(2)]
+    gone = [TrialView(n, {}, {3: 0.5 + 0.1 * n, 9: 0.5}, "finished", 27) for n in range(2)]
     return [*gone, trial(2, r3=0.8), trial(3, r3=0.9), trial(4, r3=0.2), trial(5, r3=0.1)]
 
 
@@ -78,74 +77,6 @@ def test_earlier_trainings_do_not_use_up_the_places_of_new_ones():
     earlier = [TrialView(n, {}, {3: 0.5 + 0.1 * n}, "stopped", 27, source=f"before, trial {n}") for n in range(6)]
     new = [trial(6, r3=0.1), TrialView(7, {}, {}, "running", 3)]
     assert Promotion(27, first=3).resume([*earlier, *new]) == Segment(6, 3, 9)
-
-
-def furthest(status: Status = "paused", target: int = 9, **more: float) -> list[TrialView]:
-    """Two at the second rung, of which the second is better and is given, and eight at the first; 42 units of work."""
-    values = {3: 0.4, 9: 0.2} | {int(key[1:]): value for key, value in more.items()}
-    two = [trial(0, r3=0.3, r9=0.3), TrialView(1, {}, values, status, target)]
-    return [*two, *[trial(n, r3=0.9) for n in range(2, 10)]]
-
-
-def due(trials: list[TrialView]) -> Segment | None:
-    """What is due whatever the places say."""
-    return Promotion(27, first=3)._due(trials)
-
-
-def test_once_the_work_of_one_and_a_half_trainings_is_spent_the_best_of_those_that_came_furthest_goes_on():
-    new = TrialView(10, {}, {}, "running", 3)
-    assert due([*furthest()[:9], new]) == Segment(1, 9, 27), "42 units are more than one and a half times 27"
-    assert due([*furthest(), trial(10, r3=0.1)]) == Segment(1, 9, 27), "with less training a value says less"
-    assert due([*furthest()[:8], new]) is None, "39 are less"
-    assert Promotion(27, first=3).resume([*furthest(), new]) == Segment(1, 9, 27), "it does not wait for new trials"
-    assert due(furthest("running", 27)) is None, "it is on its way"
-    assert due(furthest("failed", 27)) == Segment(0, 9, 27), "it did not get there"
-    first = [trial(n, r3=0.9) for n in range(1, 14)]
-    assert due([TrialView(0, {}, {3: 0.3}, "running", 9), *first]) is None, "this one is on its way too"
-    assert due([TrialView(0, {}, {}, "running", 3), *first]) == Segment(1, 3, 9)
-
-
-def test_another_whole_training_is_due_when_the_work_has_doubled_and_one_is_ahead():
-    whole = furthest("finished", 27, r27=0.1)
-    more = [trial(n, r3=0.9) for n in range(10, 17)]
-    assert due([*whole, *more]) is None, "81 units are three times 27, but at each rung the whole one is better"
-    ahead = [trial(0, r3=0.3, r9=0.15), *whole[1:]]
-    assert due([*ahead, *more]) == Segment(0, 9, 27)
-    assert due([*ahead, *more[:-1]]) is None, "78 units are less"
-    assert due([*whole, *more, trial(17, r3=0.35)]) == Segment(17, 3, 9), "it is ahead where it is, though not far"
-    assert due(furthest("finished", 27, r27=math.inf)) == Segment(0, 9, 27), "the whole one gave nothing"
-
-
-def test_earlier_trainings_are_no_work_of_this_search_but_may_be_the_whole_one():
-    short = [TrialView(n, {}, {15: 0.5}, "stopped", 15, source=f"before, trial {n}") for n in range(20, 24)]
-    assert due([*furthest()[:8], *short]) is None, "39 units are this search's"
-    assert due([*furthest(), *short]) == Segment(1, 9, 27)
-    assert due([*furthest(), TrialView(24, {}, {27: 0.5}, "stopped", 27, source="before, trial 24")]) is None
-
-
-@given(st.integers(1, 4), st.lists(st.tuples(st.integers(0, 3), st.floats(0, 1)), min_size=60, max_size=60))
-def test_whatever_is_measured_a_first_whole_training_is_under_way_once_its_work_was_spent(
-    workers: int, events: list[tuple[int, float]]
-):
-    """Segments end in any order with any values."""
-    policy, trials = Promotion(27, first=3), dict[int, TrialView]()
-    for which, value in events:
-        while sum(t.status == "running" for t in trials.values()) < workers:
-            before = sum(t.target for t in trials.values())
-            segment = policy.resume(list(trials.values()))
-            assert segment == policy.resume(list(trials.values())[::-1]), "the order of the trials says nothing"
-            segment = segment or Segment(len(trials), 0, policy.begin(len(trials)))
-            curve = trials[segment.trial].curve if segment.start else {}
-            trials[segment.trial] = TrialView(segment.trial, {}, curve, "running", segment.end)
-            far = max((t.target for t in trials.values() if t.status == "paused"), default=0)
-            on_its_way = any(t.status == "running" and t.target > far for t in trials.values())
-            whole = any(27 in t.curve for t in trials.values())
-            assert whole or on_its_way or 2 * before < 3 * 27
-            assert workers > 1 or whole or before < 3 * 27
-        running = [t for t in trials.values() if t.status == "running"]
-        ended = running[which % workers]
-        status: Status = "finished" if ended.target == 27 else "paused"
-        trials[ended.number] = TrialView(ended.number, {}, {**ended.curve, ended.target: value}, status, ended.target)
 
 
 def test_stopping_lets_the_first_go_on_and_later_ones_by_rank():
@@ -184,12 +115,3 @@ def test_hyperband_spreads_trials_over_brackets_that_promote_among_their_own():
     trials = [trial(number, r9=0.1 * number) for number in own]
     cheap = [number for number in range(60) if policy.begin(number) == 3][:2]
     assert policy.resume([*trials, *[trial(n, r3=0.01, r9=0.01) for n in cheap]]) == Segment(own[0], 9, 27)
-
-
-def test_hyperband_leaves_the_first_whole_training_to_its_last_bracket():
-    policy = Hyperband(27, first=3)
-    low = [number for number in range(60) if policy.begin(number) == 3][:8]
-    short = [TrialView(n, {}, {3: 0.9}, "failed", 9) for n in low[6:]]
-    trials = [*[trial(n, r3=0.1, r9=0.1) for n in low[:2]], *[trial(n, r3=0.9) for n in low[2:6]], *short]
-    assert policy.resume(trials) is None
-    assert Promotion(27, first=3).resume(trials) == Segment(low[0], 9, 27)

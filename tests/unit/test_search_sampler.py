@@ -13,7 +13,8 @@ from optuna.samplers import RandomSampler
 from optuna.storages import InMemoryStorage
 
 from lowland.platform.search.policies import Promotion
-from lowland.platform.search.samplers import MultiFidelitySampler
+from lowland.platform.search.samplers import MultiFidelitySampler, multi_fidelity
+from lowland.platform.search.samplers.acquisition import log_improvement
 from lowland.platform.search.samplers.beliefs import Beliefs
 from lowland.platform.search.samplers.encoding import Encoding
 from lowland.platform.search.samplers.gaussian_process import Array, GaussianProcess, _loss
@@ -184,6 +185,25 @@ def test_a_trial_under_way_is_not_proposed_again_and_a_paused_one_does_not_count
         trial.set_user_attr(PAUSED, 9)
     proposals = [study.ask(space).params["share"] for _ in range(3)]
     assert min(abs(a - b) for i, a in enumerate(proposals) for b in proposals[:i]) > 1e-4
+
+
+@pytest.mark.parametrize(("running", "same"), [(False, True), (True, False)])
+def test_beside_running_trials_proposals_are_bolder(running: bool, same: bool, monkeypatch: pytest.MonkeyPatch):
+    """And one worker by itself proposes what it would without any margin."""
+    space, found = {name: SPACE[name] for name in ("rate", "share")}, []
+    for bold in (0.0, 4.0):
+        monkeypatch.setattr(multi_fidelity, "_BOLD", bold)
+        study = optuna.create_study(sampler=MultiFidelitySampler(space, 9, startup=9, seed=0))
+        for trial in [study.ask(space) for _ in range(9)][running:]:
+            trial.report(Valley().values(trial.params, 8, 9)[0], step=9)
+            study.tell(trial, state=optuna.trial.TrialState.PRUNED)
+        found.append(study.ask(space).params)
+    assert (found[0] == found[1]) is same
+
+
+def test_the_larger_the_margin_the_more_uncertainty_counts():
+    means, deviations = np.array([-0.5, 0.0]), np.array([0.2, 0.5])
+    assert [int(log_improvement(-margin, means, deviations).argmax()) for margin in (0.0, 0.4, 2.0)] == [0, 0, 1]
 
 
 def test_where_trainings_diverge_few_more_are_proposed():

@@ -110,19 +110,6 @@ def test_the_end_of_a_budget_is_left_for_the_best_trial_to_be_trained_whole():
     assert 2 - 3 / 27 <= held.ledger().trainings <= 2 + 3 / 27
 
 
-def test_the_end_of_the_trials_is_the_end_once_one_was_trained_whole():
-    storage = InMemoryStorage()
-    held, _ = search(storage, most=2)
-    for values in ({3: 0.5, 9: 0.5, 27: 0.5}, {3: 0.4, 9: 0.4}):
-        segment = held.study.next(POLICY)
-        for end, value in values.items():
-            segment = segment if segment.end == end else held.study.resume(segment.trial, POLICY)
-            held.study.report(segment.trial, end, value)
-            assert held.study.ended(segment.trial, POLICY) is None
-    assert [t.status for t in held.study.trials()] == ["finished", "paused"]
-    assert search(storage, most=2)[0].next() == "over"
-
-
 def test_a_worker_waits_while_those_that_train_may_decide_what_is_next():
     held, _ = search(most=1)
     answer = held.next()

@@ -109,12 +109,6 @@ class Promotion(_Rungs):
     The proposals of a sampler that learns get better, so that most of them would be among the first when they come,
     and go on.  While other new trials are under way, which may be better still, no more than 1/factor go on from a
     rung, those included that went on earlier and have been overtaken since.
-
-    By places alone a trial is trained whole when some factor^(rungs - 1) have begun, which is the work of four whole
-    trainings, and later while new trials are under way.  A search that ends before has no model.  So when the work of
-    1.5, 3, 6, 12, ... whole trainings was spent and fewer than 1, 2, 3, 4, ... trials are whole or on the last stretch,
-    the best of those that came furthest goes on whatever its place, if it is ahead of all these where it is.  That is
-    at most the logarithm of what is spent, and less where places alone train as many.
     """
 
     def after(self, trial: TrialView, trials: Sequence[TrialView]) -> Verdict:
@@ -122,43 +116,20 @@ class Promotion(_Rungs):
         return "pause"
 
     def resume(self, trials: Sequence[TrialView]) -> Segment | None:
-        """The next part of a whole training that is due; or the best trial that deserves the next rung."""
-        return self._due(trials) or _deserving(self, trials)
-
-    def _due(self, trials: Sequence[TrialView]) -> Segment | None:
-        """The next part of the next whole training; None before it is due, and while it is under way."""
-        last = [trial for trial in trials if trial.status == "running" and trial.target == self.full]
-        whole = [*last, *(trial for trial in trials if math.isfinite(trial.curve.get(self.full, math.inf)))]
-        spent = sum(trial.target for trial in trials if not trial.source)
-        if 2 * spent < 3 * self.full * 2 ** len(whole):
-            return None
-        ahead = [
-            trial
-            for trial in trials
-            if trial.status == "paused"
-            and all(trial.curve[trial.target] < other.curve.get(trial.target, math.inf) for other in whole)
-        ]
-        best = min(ahead, key=lambda trial: (-trial.target, trial.curve[trial.target], trial.number), default=None)
-        if best is None or any(t.status == "running" and best.target < t.target < self.full for t in trials):
-            return None
-        return Segment(best.number, best.target, self.beyond(best.target))
-
-
-def _deserving(rungs: _Rungs, trials: Sequence[TrialView]) -> Segment | None:
-    """The best trial that deserves the next rung, from the highest rung down."""
-    paused = {trial.number for trial in trials if trial.status == "paused"}
-    expected = any(trial.status == "running" and not set(rungs.levels) & set(trial.curve) for trial in trials)
-    for level in reversed(rungs.levels[:-1]):
-        values = at(trials, level)
-        share = len(values) // rungs.factor
-        if expected and _gone_on(trials, level) >= share:
-            continue
-        best = sorted(values, key=lambda number: (values[number], number))[:share]
-        for number in best:
-            trial = next(t for t in trials if t.number == number)
-            if number in paused and trial.target == level:
-                return Segment(number, level, rungs.beyond(level))
-    return None
+        """The best trial that deserves the next rung, from the highest rung down."""
+        paused = {trial.number for trial in trials if trial.status == "paused"}
+        expected = any(trial.status == "running" and not set(self.levels) & set(trial.curve) for trial in trials)
+        for level in reversed(self.levels[:-1]):
+            values = at(trials, level)
+            share = len(values) // self.factor
+            if expected and _gone_on(trials, level) >= share:
+                continue
+            best = sorted(values, key=lambda number: (values[number], number))[:share]
+            for number in best:
+                trial = next(t for t in trials if t.number == number)
+                if number in paused and trial.target == level:
+                    return Segment(number, level, self.beyond(level))
+        return None
 
 
 def _gone_on(trials: Sequence[TrialView], level: int) -> int:
@@ -186,7 +157,7 @@ class Hyperband(_Rungs):
         """Of the brackets in turn, the first trial that deserves to go on."""
         for bracket in range(len(self.levels)):
             own = [trial for trial in trials if self._bracket(trial.number) == bracket]
-            segment = _deserving(self, own)
+            segment = Promotion(self.full, self.first, self.factor).resume(own)
             if segment is not None:
                 return segment
         return None

@@ -43,6 +43,8 @@ _BELIEVED = 4
 """One in so many of the first trials comes from the beliefs: if they are wrong, the others have to show it."""
 _EXPLORED = 8
 """One in so many later trials is drawn at random: some searches would circle about a place that is not the best."""
+_BOLD = 0.3
+"""Standard deviations by which a proposal is to be better than the best, on average, for each trial under way."""
 _FORMS = (by_rank, by_distance)
 """What measurements count by, in turns."""
 _ATTEMPTS = 64
@@ -63,6 +65,9 @@ class MultiFidelitySampler(BaseSampler):
     eight is random.  Measurements count by their rank and by the logarithm of their distance to the best, in turns:
     the process is right about some tasks in the one form and about others in the other, and some trials know it.
     Running trials count as if their segments ended where the model expects it, so that parallel proposals differ.
+    That makes the model sure of itself; so EI is then over the best less a margin, which is drawn for each proposal
+    from an exponential distribution: the larger it is, the more uncertainty counts (as with the random kappa of
+    DeepHyper, Egele et al., arXiv 2207.00479).
     Trials with infinite values or broken constraints are unusable.  Costs come from the trials' accounts
     (`observations.COSTS`).
 
@@ -174,7 +179,10 @@ class MultiFidelitySampler(BaseSampler):
         centres, least = tried[np.argsort(means)[:4]], None
         if self._encoding.unbounded.any():
             centres, least = self._member(trials, tried, means, costs)
-        value = self._worth(trials, tried, means, process, costs, weight, least)
+        # Searches for other aims are not known to gain by a margin.
+        bold = running and self._aim == "quality"
+        margin = self._generator.exponential(_BOLD * len(running)) if bold else 0.0
+        value = self._worth(trials, tried, means, process, costs, weight, least, margin)
         held = tried[[t.state != TrialState.FAIL for t in trials]]  # where a worker died nothing can go on
 
         def worth(points: Array) -> Array:
@@ -214,6 +222,7 @@ class MultiFidelitySampler(BaseSampler):
         costs: Cost | None = None,
         weight: float = 0.0,
         least: float | None = None,
+        margin: float = 0.0,
     ) -> Callable[[Array], Array]:
         """The logarithm of what a proposal is worth, as a function of points."""
         belief = _BELIEF / len(trials) * self._beliefs.trust(tried, means) if self._beliefs else 0.0
@@ -229,7 +238,7 @@ class MultiFidelitySampler(BaseSampler):
 
         def worth(points: Array) -> Array:
             mean, deviation = process.predict(self._at_full(points))
-            best: Array | float = float(means.min())
+            best: Array | float = float(means.min()) - margin
             if costs is not None and self._aim == "pareto":
                 best = front_value(costs.log_rate(tried), means, costs.log_rate(points), self._generator, least)
             total = log_improvement(best, mean, deviation)
