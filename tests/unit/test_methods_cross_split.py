@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from lowland.trainers.data.images.halves import own_parts, partners
 from lowland.trainers.data.order import HalvesOrder, Order
+from lowland.trainers.errors import RecipeError
 from lowland.trainers.methods.averaged import WeightAverage
 from lowland.trainers.methods.base import GlobalBatch
 from lowland.trainers.methods.cross_split import CrossSplit, CrossSplitSettings
@@ -138,6 +139,8 @@ def test_weights_are_averaged_by_hand():
     again = WeightAverage(torch.nn.BatchNorm2d(1), 0.75)
     again.load_state(found.state())
     assert torch.equal(again.network.weight, found.network.weight)
+    with pytest.raises(RecipeError, match="begun without averaged weights"):
+        again.load_state({"bounds": torch.zeros(1)})
 
 
 def test_schedules():

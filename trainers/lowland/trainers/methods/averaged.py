@@ -13,6 +13,8 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor, nn
 
+from lowland.trainers.errors import RecipeError
+
 _PREFIX = "average."
 
 
@@ -39,7 +41,16 @@ class WeightAverage:
         return {_PREFIX + name: value for name, value in self._averages().items()}
 
     def load_state(self, state: Mapping[str, Tensor]) -> None:
-        """Restores them; what else is in `state` is left alone."""
+        """Restores them; what else is in `state` is left alone.
+
+        Raises:
+            RecipeError: there are none in it.
+        """
+        if not any(name.startswith(_PREFIX) for name in state):
+            raise RecipeError(
+                "methods: average: this training was begun without averaged weights, which cannot be made up for: "
+                "resume it with average: 0, or begin a new one"
+            )
         for name, own in self._averages().items():
             own.copy_(state[_PREFIX + name])
 
