@@ -174,13 +174,14 @@ def story(text: Path, storage: Path, tmp_path_factory: pytest.TempPathFactory) -
         told.end()
 
         stopped = told.start("stopped", str(file), "--resume", "story")
-        until(lambda: saved(folder, 100), stopped)
+        until(lambda: saved(folder, 80), stopped)
         stopped.interrupt()
         told.end()
         told.steps = [int(path.parent.name[5:]) for path in folder.glob("checkpoints/*/manifest.json")]
 
         finished = told.start("finished", str(file), "--resume", "story")
-        until(lambda: saved(folder, 140), finished)
+        # How many steps a training takes before it hears of a Ctrl-C depends on the machine.
+        until(lambda: saved(folder, max(told.steps) + 1), finished)
         kill_rank(folder, 0)  # the one that records and saves
         told.end()
         told.start("again", str(file), "--resume", "story")
@@ -209,7 +210,7 @@ def test_ctrl_c_saves_and_says_how_to_go_on(story: Story):
     found = re.search(r"interrupted at step (\d+); checkpoint .*-(\d+)$", output, re.MULTILINE)
     assert found is not None
     step = int(found[1])
-    assert 100 <= step < STEPS
+    assert 80 <= step < STEPS
     assert step == int(found[2]) == max(story.steps)
     assert "go on with: lowland train RECIPE --resume story" in output
 
@@ -238,7 +239,7 @@ def test_a_killed_worker_is_restarted_from_the_last_checkpoint(story: Story):
     assert re.search(lost, output, re.MULTILINE), output
     resumed = [int(step) for step in re.findall(r"resumed from the checkpoint of step (\d+)", output)]
     assert resumed[0] == max(story.steps), "after the Ctrl-C"
-    assert 140 <= resumed[1] < STEPS
+    assert resumed[0] < resumed[1] < STEPS
 
 
 def test_no_process_outlives_its_command(story: Story):
