@@ -109,7 +109,7 @@ TASKS = {
 }
 
 
-def recipe(task: Task, data: Path, storage: Path, seed: int, cpus: int) -> dict[str, Any]:
+def recipe(task: Task, data: Path, storage: Path, seed: int, *, cpus: int, gpus: float) -> dict[str, Any]:
     """The recipe of which trials are made; it evaluates after each epoch.
 
     Args:
@@ -118,6 +118,7 @@ def recipe(task: Task, data: Path, storage: Path, seed: int, cpus: int) -> dict[
         storage: folder of the studies.
         seed: of the weights and the order of the data.
         cpus: of a trial.
+        gpus: of a trial, if the task is trained on them.
     """
     places = {
         "lm": {"path": str(data / "text")},
@@ -133,7 +134,7 @@ def recipe(task: Task, data: Path, storage: Path, seed: int, cpus: int) -> dict[
         "data": {**task.recipe.get("data", {}), **places.get(task.name, {})},
         "evaluation": {**task.recipe["evaluation"], "every": every},
         "sharding": {"engine": "torch"},
-        "scaling": {"gpus_per_worker": int(task.on_gpu), "cpus_per_worker": cpus},
+        "scaling": {"gpus_per_worker": gpus if task.on_gpu else 0, "cpus_per_worker": cpus},
         "tracking": {"uri": f"sqlite:///{storage / 'mlflow.db'}"},
         "checkpoints": {"every": None, "keep_last": 1, "keep_best": 0, "export": False},
         "log_every": task.steps,

@@ -3,6 +3,7 @@
     python benchmarks/search_real.py --tasks digits --out real                    this machine, 8 trials at a time
     python benchmarks/search_real.py --tasks digits lm --text input.txt --out real --cpus 30 --jobs 6 --parallel 5
     python benchmarks/search_real.py --tasks cifar --images cifar10/ --out real --parallel 2     two GPUs, one a trial
+    python benchmarks/search_real.py --tasks cifar --images cifar10/ --out real --parallel 4 --gpus-per-trial 0.25
     python benchmarks/search_real.py --out real --budget 0                        the tables of what is there
 
 A search has --seconds from the start of its process: imports, Ray's start and the tracking store's are in it.  Both
@@ -11,12 +12,13 @@ rungs (1, 3, 9) are those of `promotion`.  The stock side keeps its processes be
 not its default, and tracks nothing; lowland's has all that `lowland tune` does.  `stopping` is `lowland tune` with
 that policy, which as ASHA goes on with first trials at once; `budget` is told how long it has, less 40 s for the start;
 `random` is Tune with random search and whole trainings.  With several --jobs, searches run side by side, each on its
-share of the cores.  Results are kept search by search in OUT/results.json: called again, it goes on with what is
-missing.
+share of the cores; if there are too few GPUs for that, they share them.  Results are kept search by search in
+OUT/results.json: called again, it goes on with what is missing.
 """
 
 import argparse
 import json
+import math
 import os
 import sys
 import time
@@ -26,7 +28,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from common import child_environment, circumstances, gpu_name, installed, run_child, script, write_json
+from common import child_environment, circumstances, gpu_name, gpus, installed, run_child, script, write_json
 from real_report import Search, losses
 from real_tasks import EPOCHS, TASKS, Task, prepare, recipe, space
 
@@ -84,7 +86,8 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--parallel", type=int, default=8, help="trials of a search at a time")
     parser.add_argument("--cpus-per-trial", type=int, default=1)
     parser.add_argument("--cpus", type=numbers, help="cores to use, how many or from-to; all by default")
-    parser.add_argument("--jobs", type=int, default=1, help="searches at a time; with GPUs each has --parallel of them")
+    parser.add_argument("--gpus-per-trial", type=float, default=1.0, help="of cifar: 1, or a part of one")
+    parser.add_argument("--jobs", type=int, default=1, help="searches at a time")
     parser.add_argument("--text", type=Path, help="file for lm")
     parser.add_argument("--images", type=Path, help="folder with train.parquet and test.parquet of CIFAR-10 for cifar")
     parser.add_argument("--out", type=Path, required=True, help="folder for everything")
@@ -147,7 +150,8 @@ class Results:
 def settings(options: argparse.Namespace) -> dict[str, Any]:
     """What all searches of a task must have in common."""
     share = len(cores(options)) // options.jobs
-    return {"seconds": options.seconds, "parallel": options.parallel, "cores": share, "cpus": options.cpus_per_trial}
+    found = {"seconds": options.seconds, "parallel": options.parallel, "cores": share, "cpus": options.cpus_per_trial}
+    return found if options.gpus_per_trial == 1 else {**found, "gpus": options.gpus_per_trial}
 
 
 def cores(options: argparse.Namespace) -> list[int]:
@@ -191,29 +195,37 @@ def search(cell: Cell, place: int, end: float, options: argparse.Namespace) -> d
         "seed": cell.seed,
         "seconds": options.seconds,
         "parallel": options.parallel,
-        "recipe": recipe(task, data, folder / "runs", cell.seed, options.cpus_per_trial),
+        "recipe": recipe(
+            task, data, folder / "runs", cell.seed, cpus=options.cpus_per_trial, gpus=options.gpus_per_trial
+        ),
         "space": space(task),
         "result": str(folder / "found.json"),
         "cores": cores(options)[place * share : (place + 1) * share],
     }
     write_json(folder / "order.json", order)
-    first = place * options.parallel
-    gpus = ",".join(map(str, range(first, first + options.parallel))) if task.on_gpu else ""
+    visible = ",".join(map(str, gpus_of(place, options))) if task.on_gpu else ""
     paths = f"{child_environment({})['PYTHONPATH']}{os.pathsep}{Path(__file__).parent}"
     problem = run_child(
         script("real_searches.py", str(folder / "order.json")),
         folder / "log.txt",
         timeout=end - time.monotonic(),
-        environment={"CUDA_VISIBLE_DEVICES": gpus, "PYTHONPATH": paths},
+        environment={"CUDA_VISIBLE_DEVICES": visible, "PYTHONPATH": paths},
     )
     return problem or json.loads((folder / "found.json").read_text(encoding="utf-8"))
 
 
+def gpus_of(place: int, options: argparse.Namespace) -> list[int]:
+    """Those of the search at a place: as many as its trials need, from the first again where there are no more."""
+    there = max(1, len(gpus()))
+    needed = min(there, math.ceil(options.parallel * options.gpus_per_trial - 1e-9))
+    return [(place * needed + i) % there for i in range(needed)]
+
+
 def machine(task: Task, options: argparse.Namespace) -> str:
     """Hardware and versions."""
-    gpus = f"{options.parallel} x {gpu_name()}, " if task.on_gpu else ""
+    parts = f"{gpu_name()}, {options.gpus_per_trial:g} of one a trial, " if task.on_gpu else ""
     shares = f"{settings(options)['cores']} cores a search, {options.jobs} at a time"
-    return f"{task.name}: {gpus}{shares}; {circumstances('cpu', options.parallel)}, optuna {installed('optuna')}"
+    return f"{task.name}: {parts}{shares}; {circumstances('cpu', options.parallel)}, optuna {installed('optuna')}"
 
 
 if __name__ == "__main__":

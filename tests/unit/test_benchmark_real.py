@@ -24,7 +24,7 @@ def search(method, seed, points, task="digits"):
 
 @pytest.mark.parametrize("task", TASKS.values(), ids=TASKS)
 def test_recipes_and_spaces_go_together(task):
-    base = read_recipe(recipe(task, Path("data"), Path("runs"), seed=1, cpus=1))
+    base = read_recipe(recipe(task, Path("data"), Path("runs"), seed=1, cpus=1, gpus=1))
     bound = BoundSpace(Space.model_validate(space(task)), base)
     assert 4 <= len(bound.distributions()) <= 6
     assert base.length.value == EPOCHS * base.evaluation.every.value

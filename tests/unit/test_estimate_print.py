@@ -46,6 +46,11 @@ def test_stages_parts_and_work_are_there(tmp_path):
     assert "host memory" not in text
 
 
+def test_a_worker_on_a_part_of_a_gpu_has_its_memory(tmp_path):
+    text = printed(tmp_path / "data", device="H100", scaling={"gpus_per_worker": 0.25})
+    assert "fits in 20.0 GiB" in text
+
+
 def test_the_torch_engine_has_one_column(tmp_path):
     text = printed(tmp_path / "data", sharding={"engine": "torch"})
     assert "torch (DDP) *" in text

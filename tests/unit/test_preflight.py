@@ -13,7 +13,7 @@ from lowland.platform.cluster import Cluster
 from lowland.platform.node_checks import NodeReport, NodeRequest, check_node, installed_versions, marker
 from lowland.platform.preflight import preflight, report_problems
 from lowland.platform.recipe import CausalLMRecipe, ImageClassificationRecipe
-from lowland.platform.resource_checks import resource_problems
+from lowland.platform.resource_checks import resource_problems, shares
 from lowland.platform.runs import RunFolder
 from lowland.trainers.errors import UserError
 from lowland.trainers.recipe import AugmentationConfig
@@ -77,6 +77,21 @@ def test_no_problem_exactly_when_all_workers_can_be_placed(workers, nodes, cpus,
     fits = sum(min(c // cpus, g if gpus else c) for c, g in nodes)
     asks = make_recipe(scaling={"workers": workers, "cpus_per_worker": cpus, "gpus_per_worker": gpus})
     assert (problems(asks, [node(c, g) for c, g in nodes]) == []) == (fits >= workers)
+
+
+@pytest.mark.parametrize(
+    ("gpus", "each", "fit"),
+    [(1, 0.1, 10), (1, 0.3, 3), (2, 0.3, 6), (3, 0.7, 3), (4, 1, 4), (0, 0.5, 0), (1, 0.0625, 16)],
+)
+def test_a_worker_takes_its_part_of_one_gpu(gpus, each, fit):
+    assert shares(gpus, each) == fit
+
+
+def test_a_part_of_a_gpu_is_asked_for_as_one():
+    asks = make_recipe(scaling={"workers": 1, "gpus_per_worker": 0.25})
+    assert problems(asks, [node(8, 1)]) == []
+    (problem,) = problems(asks, [node(8)])
+    assert "asks for 0.25 GPUs (scaling.workers 1 x 0.25), the cluster has 0" in problem
 
 
 def of_images(**data):

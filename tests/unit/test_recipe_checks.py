@@ -41,6 +41,9 @@ CONFLICTS = [
     (["model.fused_loss=always"],
      "model.fused_loss = always: needs a GPU, and scaling.gpus_per_worker is 0; set it to 1 or set model.fused_loss: "
      "auto"),
+    (["scaling.gpus_per_worker=0.5", "scaling.workers=2"],
+     "scaling.gpus_per_worker = 0.5: a part of a GPU is for trainings of one worker, and scaling.workers is 2; set it "
+     "to 1"),
     (["scaling.accelerator_type=H100"],
      "scaling.accelerator_type = H100: needs a GPU, and scaling.gpus_per_worker is 0; set it to 1 or remove the type"),
     (["checkpoints.metric=eval/lost"],

@@ -47,7 +47,7 @@ def print_estimate(recipe: Recipe, console: Console, *, device: str | None = Non
     numbers = estimate(
         recipe,
         workers=recipe.scaling.workers,
-        device_memory=memory,
+        device_memory=_share(memory, recipe),
         peak_flops=peak,
         mfu=mfu,
         # The fused kernel runs on GPUs only.
@@ -72,6 +72,12 @@ def _device(name: str | None) -> tuple[str | None, int | None, float | None]:
         properties = torch.cuda.get_device_properties(0)
         return properties.name, properties.total_memory, device_peak_flops(torch.device("cuda", 0))
     return None, None, None
+
+
+def _share(memory: int | None, recipe: Recipe) -> int | None:
+    """Of a GPU's bytes, those that a worker may take."""
+    each = recipe.scaling.gpus_per_worker
+    return int(memory * each) if memory is not None and 0 < each < 1 else memory
 
 
 def _model_table(numbers: "Estimate") -> Table:

@@ -87,7 +87,7 @@ def _has_accelerator(node: dict[str, Any], kind: str | None) -> bool:
 def _placement_problems(scaling: ScalingConfig, alive: list[dict[str, Any]]) -> Iterator[str]:
     """Enough in total is not enough: a worker does not straddle nodes."""
     fits = [_workers_that_fit(node, scaling) for node in alive]
-    each = f"{scaling.cpus_per_worker:g} CPUs and {scaling.gpus_per_worker} GPUs"
+    each = f"{scaling.cpus_per_worker:g} CPUs and {scaling.gpus_per_worker:g} GPUs"
     if sum(fits) < scaling.workers:
         yield (
             f"only {sum(fits)} of {scaling.workers} workers fit on the nodes, each worker with {each} on one node; "
@@ -109,5 +109,10 @@ def _workers_that_fit(node: dict[str, Any], scaling: ScalingConfig) -> int:
     resources = node["Resources"]
     fits: int = math.floor(resources.get("CPU", 0) / scaling.cpus_per_worker)
     if scaling.gpus_per_worker:
-        fits = min(fits, int(resources.get("GPU", 0)) // scaling.gpus_per_worker)
+        fits = min(fits, shares(resources.get("GPU", 0), scaling.gpus_per_worker))
     return fits
+
+
+def shares(gpus: float, each: float) -> int:
+    """How many workers have room on GPUs of which each takes one or the same part of one; none straddles two."""
+    return int(gpus) * math.floor(1 / each + 1e-9)

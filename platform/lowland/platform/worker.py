@@ -131,6 +131,9 @@ def _train(recipe: Recipe, folder: RunFolder, task: dict[str, Any], entered: flo
     torch.set_num_threads(max(1, int(recipe.scaling.cpus_per_worker)))
     world = World.current(get_device())
     stack.callback(world.close)
+    if 0 < recipe.scaling.gpus_per_worker < 1:
+        # Else what one training takes too much of, another would fail for.
+        torch.cuda.set_per_process_memory_fraction(recipe.scaling.gpus_per_worker, world.device)
     node = ray.util.get_node_ip_address()
     name = "rank0" if world.rank == 0 else f"node-{node}"
     writer = MetricWriter(task["tracking_uri"], task["run_id"], folder, name, recipe.tracking.flush_seconds)

@@ -1,4 +1,4 @@
-"""What is known of devices: their dense bf16 peak, for model FLOPs utilisation and time estimates."""
+"""What is known of devices: their dense bf16 peak, for model FLOPs utilisation and time estimates; and memory."""
 
 import torch
 
@@ -25,3 +25,9 @@ def peak_flops(device_name: str) -> float | None:
 def device_peak_flops(device: torch.device) -> float | None:
     """The peak of the device training runs on; None for CPUs and unknown devices."""
     return peak_flops(torch.cuda.get_device_name(device)) if device.type == "cuda" else None
+
+
+def usable_memory(device: torch.device) -> int:
+    """Bytes of a GPU that this process may take: all, unless it was given a part."""
+    share = torch.cuda.get_per_process_memory_fraction(device)
+    return int(share * torch.cuda.get_device_properties(device).total_memory)

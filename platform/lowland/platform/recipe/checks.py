@@ -199,6 +199,13 @@ def check_gpus(model: LanguageModelConfig, scaling: ScalingConfig) -> Iterator[C
         yield Conflict(("scaling", "accelerator_type"), scaling.accelerator_type, f"{needs} remove the type")
 
 
+def check_gpu_share(scaling: ScalingConfig) -> Iterator[Conflict]:
+    """Workers that would meet on a GPU, where NCCL takes two for a mistake."""
+    if 0 < scaling.gpus_per_worker < 1 and scaling.workers > 1:
+        text = f"a part of a GPU is for trainings of one worker, and scaling.workers is {scaling.workers}; set it to 1"
+        yield Conflict(("scaling", "gpus_per_worker"), scaling.gpus_per_worker, text)
+
+
 def check_checkpoints(
     task: str, checkpoints: CheckpointConfig, evaluation: EvaluationConfig | ImageEvaluationConfig
 ) -> Iterator[Conflict]:
@@ -277,6 +284,7 @@ Check = Callable[..., Iterator[Conflict]]
 
 COMMON: tuple[Check, ...] = (
     check_amounts,
+    check_gpu_share,
     check_model_folder,
     check_checkpoints,
     check_measures,

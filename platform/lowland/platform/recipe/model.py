@@ -16,8 +16,8 @@ class ScalingConfig(Section):
 
     workers: Annotated[int, Field(ge=1)] = 1
     """Worker processes (ranks)."""
-    gpus_per_worker: Annotated[int, Field(ge=0, le=1)] = 0
-    """GPUs per worker: 1, or 0 to train on CPUs."""
+    gpus_per_worker: Annotated[float, Field(ge=0, le=1)] = 0
+    """GPUs per worker: 1, or 0 to train on CPUs; with one worker also a part, so that trainings share a GPU."""
     cpus_per_worker: Annotated[float, Field(gt=0)] = 1
     """CPU cores per worker."""
     accelerator_type: str | None = None

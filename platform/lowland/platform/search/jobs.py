@@ -15,7 +15,7 @@ class Resources:
 
     workers: int
     cpus_per_worker: float
-    gpus_per_worker: int
+    gpus_per_worker: float
     accelerator_type: str | None
     placement: str
 
@@ -25,7 +25,7 @@ class Resources:
         return self.workers * self.cpus_per_worker
 
     @property
-    def gpus(self) -> int:
+    def gpus(self) -> float:
         """Of all workers."""
         return self.workers * self.gpus_per_worker
 

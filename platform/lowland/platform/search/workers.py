@@ -7,6 +7,7 @@ from ray.exceptions import RayError
 
 from lowland.platform.failures import last_line
 from lowland.platform.recipe import Recipe
+from lowland.platform.resource_checks import shares
 from lowland.platform.search.dispatcher import Look, create_dispatcher
 from lowland.platform.search.jobs import Resources
 from lowland.platform.search.pool import Pool
@@ -66,5 +67,5 @@ def room(resources: Resources) -> int:
     cluster = ray.cluster_resources()
     fits = [cluster.get("CPU", 0) // resources.cpus]
     if resources.gpus:
-        fits.append(cluster.get("GPU", 0) // resources.gpus)
+        fits.append(shares(cluster.get("GPU", 0), resources.gpus_per_worker) // resources.workers)
     return max(1, int(min(fits)))

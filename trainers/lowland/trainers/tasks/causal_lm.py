@@ -15,6 +15,7 @@ from lowland.trainers.data.tokenizers import tokenizer_for
 from lowland.trainers.engines import Engine, Inputs
 from lowland.trainers.errors import RecipeError
 from lowland.trainers.estimate import needs_checkpointing
+from lowland.trainers.hardware import usable_memory
 from lowland.trainers.methods.stack import Methods
 from lowland.trainers.models import (
     CausalLMLoss,
@@ -147,7 +148,7 @@ class CausalLMTask:
         """Whether activations are recomputed: if the recipe says so, or if memory would not suffice."""
         if self._config.model.gradient_checkpointing != "auto" or self._world.device.type != "cuda":
             return self._config.model.gradient_checkpointing == "always"
-        memory = torch.cuda.get_device_properties(self._world.device).total_memory
+        memory = usable_memory(self._world.device)
         return needs_checkpointing(
             self._config, workers=self._world.size, device_memory=memory, data=self._train.manifest
         )
