@@ -79,7 +79,8 @@ def options(out, **changes):
         "cpus": None,
     }
     return argparse.Namespace(
-        **{**given, "parallel": 2, "jobs": 1, "cpus_per_trial": 1, "budget": 1, "out": out, **changes}
+        gpus_per_trial=1.0,
+        **{**given, "parallel": 2, "jobs": 1, "cpus_per_trial": 1, "budget": 1, "out": out, **changes},
     )
 
 
