@@ -23,6 +23,13 @@ class ImageInput:
     classes: tuple[str, ...]
 
 
+def logits_of(found: Any) -> Tensor:
+    """A network's logits, fp32 [B, K], of what it gives: themselves, or something that has them as `logits`."""
+    logits: Tensor = found if isinstance(found, Tensor) else found.logits
+    # A copy in any case: where CUDA graphs are, the network's own lie where its next pass writes.
+    return logits.to(torch.float32, copy=True)
+
+
 class ImageClassifierLoss(nn.Module):
     """A classifier with its normalisation and its loss.
 
@@ -112,9 +119,7 @@ class ImageClassifierLoss(nn.Module):
 
     def logits(self, seen: Tensor) -> Tensor:
         """The network's logits, fp32 [B, K]."""
-        found = self.network(seen)
-        logits: Tensor = found if isinstance(found, Tensor) else found.logits
-        return logits.float()
+        return logits_of(self.network(seen))
 
     def _apply(self, fn: Callable[..., Any], recurse: bool = True) -> "ImageClassifierLoss":
         super()._apply(fn, recurse)  # type: ignore[no-untyped-call]

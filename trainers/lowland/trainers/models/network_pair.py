@@ -12,7 +12,7 @@ from lowland.trainers.errors import RecipeError
 from lowland.trainers.methods.base import Outputs
 from lowland.trainers.methods.cross_split import CrossSplit, in_turn
 from lowland.trainers.methods.objective import Objective
-from lowland.trainers.models.image_classifier import ImageClassifierLoss, ImageInput
+from lowland.trainers.models.image_classifier import ImageClassifierLoss, ImageInput, logits_of
 
 
 def mean_prediction(first: Tensor, second: Tensor) -> Tensor:
@@ -35,9 +35,7 @@ class NetworkPair(nn.Module):
 
     def alone(self, index: int, images: Tensor) -> Tensor:
         """fp32 logits [B, K] of one network, 0 or 1, of normalised images [B, C, S, S]."""
-        found = (self.first, self.second)[index](images)
-        logits: Tensor = found if isinstance(found, Tensor) else found.logits
-        return logits.float()
+        return logits_of((self.first, self.second)[index](images))
 
     def forward(self, images: Tensor) -> Tensor:
         """Logits [B, K] of the mean prediction."""
