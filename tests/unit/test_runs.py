@@ -7,11 +7,16 @@ import sys
 import threading
 
 import pytest
+from support.docs import ROOT
 
-from lowland.platform.resume import Resume, Start, decide, differences
-from lowland.platform.runs import Driver, RunFolder, RunRecord, existing_run, recipe_digest, run_names
+from lowland.platform.recipe import read_recipe
+from lowland.platform.recipe.document import read_document
+from lowland.platform.recipe.dump import flatten
+from lowland.platform.resume import Resume, Start, as_now, decide, differences
+from lowland.platform.runs import Driver, RunFolder, RunRecord, as_text, existing_run, recipe_digest, run_names
 from lowland.trainers.errors import UserError
 
+RECIPES = sorted((ROOT / "recipes").glob("*.yaml"))
 RECIPE = {"name": "a", "optimizer.lr": "0.1", "length": "10 steps", "scaling.workers": "2", "storage": "runs"}
 
 
@@ -79,6 +84,25 @@ def test_where_a_run_lies_is_no_difference():
     assert decide("auto", "a", record(), moved) == Resume()
     assert recipe_digest(moved) == recipe_digest(RECIPE)
     assert recipe_digest(changed(optimizer__lr="0.2")) != recipe_digest(RECIPE)
+
+
+@pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.stem)
+def test_a_field_that_came_since_is_no_other_recipe(path):
+    """And a number that is written otherwise is the same number."""
+    recipe = read_recipe(read_document(path).data)
+    fields = as_text(flatten(recipe))
+    older = {name: value for name, value in fields.items() if name not in ("seed", "checkpoints.keep_best")}
+    older["scaling.workers"] += ".0"
+    assert as_now(older, recipe) == fields
+    other = as_now(older, recipe.model_copy(update={"seed": 7, "storage": "elsewhere"}))
+    assert other == fields, "what the run began with, not what the command says"
+
+
+def test_a_record_that_makes_no_recipe_any_more_counts_as_it_is():
+    recipe = read_recipe(read_document(RECIPES[0]).data)
+    older = {**as_text(flatten(recipe)), "optimizer.gone": "1"}
+    assert as_now(older, recipe) == older
+    assert as_now({**older, "optimizer.gone": "[*a]"}, recipe)["optimizer.gone"] == "[*a]"
 
 
 def test_fields_that_came_and_went_are_differences():

@@ -16,7 +16,7 @@ from lowland.platform.progress import SummaryRow, summary_table
 from lowland.platform.recipe import CausalLMRecipe, ImageClassificationRecipe, Recipe
 from lowland.platform.recipe.dump import dump, flatten
 from lowland.platform.resource_checks import reader_cpus
-from lowland.platform.resume import Resume, decide
+from lowland.platform.resume import Resume, as_now, decide
 from lowland.platform.runs import RECIPE, RunFolder, RunRecord
 from lowland.platform.startup import command_started
 from lowland.platform.tracking.store import check_store, first_line, resolve_uri
@@ -66,6 +66,8 @@ def train(recipe: Recipe, *, resume: str, address: str | None, console: Console)
         recipe = recipe.model_copy(update={"name": resume})
     folder = RunFolder.open(recipe.storage, recipe.name)
     record = folder.read()
+    if record is not None:
+        record = record.with_(recipe=as_now(record.recipe, recipe))
     recipe = with_commit(recipe, record.recipe if record is not None else None)
     decision = decide(resume, recipe.name, record, flatten(recipe))
     if record is None:

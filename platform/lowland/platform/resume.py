@@ -6,9 +6,15 @@ so a name is never reused without being asked for.
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
+from pydantic import ValidationError
+
+from lowland.platform.recipe import Recipe, read_recipe
+from lowland.platform.recipe.document import parse
+from lowland.platform.recipe.dump import flatten
 from lowland.platform.runs import PLACE, Fields, RunRecord, as_text
-from lowland.trainers.errors import UserError
+from lowland.trainers.errors import RecipeError, UserError
 
 # A change of these cannot change what is learned, so a run named by --resume takes them without remark.
 FREE_ON_RESUME = ("scaling", "sharding", "tracking")
@@ -71,6 +77,37 @@ def differences(old: Mapping[str, str], new: Mapping[str, str]) -> dict[str, str
     """The fields that make two recipes different, by dotted path, each as `path: old -> new`."""
     paths = [path for path in {**old, **new} if path not in PLACE and old.get(path) != new.get(path)]
     return {path: f"{path}: {old.get(path, 'unset')} -> {new.get(path, 'unset')}" for path in paths}
+
+
+def as_now(held: Mapping[str, str], recipe: Recipe) -> Mapping[str, str]:
+    """A run's fields as this version of lowland has them: those that came since it began are at their defaults.
+
+    Args:
+        held: by dotted path, as the version wrote them that began the run; given back where they make no recipe now.
+        recipe: with which it is to go on.
+    """
+    fields, sections = as_text(flatten(recipe)), recipe.model_dump(mode="json")
+    for path in {**held, **fields}:
+        if held.get(path) == fields.get(path):
+            continue
+        *parents, name = path.split(".")
+        section = sections
+        for parent in parents:
+            section = section.setdefault(parent, {})
+        section.pop(name, None)
+        if path in held:
+            section[name] = _value(held[path])
+    try:
+        return as_text(flatten(read_recipe(sections)))
+    except ValidationError:
+        return held
+
+
+def _value(text: str) -> Any:
+    try:
+        return parse(text, "").data
+    except RecipeError:
+        return text
 
 
 def _refuse_if_led(record: RunRecord) -> None:
