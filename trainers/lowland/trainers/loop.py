@@ -11,13 +11,14 @@ from torch import Tensor
 from lowland.trainers.ahead import StepsAhead
 from lowland.trainers.checkpoints import Checkpointer, TrainState
 from lowland.trainers.data.images.elsewhere import Elsewhere
+from lowland.trainers.due import Due
 from lowland.trainers.engines import Engine, StepOutcome, UnreadOutcome
 from lowland.trainers.errors import NonFiniteError
 from lowland.trainers.gradients import StepGradients
 from lowland.trainers.measures import TrainingMeasures
 from lowland.trainers.meter import Meter
 from lowland.trainers.monitor import Monitor, Progress
-from lowland.trainers.recipe import Amount, TrainConfig
+from lowland.trainers.recipe import TrainConfig
 from lowland.trainers.schedules import lr_factor
 from lowland.trainers.tasks import StepInputs, Task
 from lowland.trainers.world import World
@@ -54,14 +55,15 @@ class Loop:
         self._elsewhere = elsewhere
         self._config, self._task, self._engine = config, task, engine
         self._checkpointer, self._world, self._monitor = checkpointer, world, monitor
-        self.total_steps = self._in_steps(config.length)
+        self._due = Due(config, task.sizes)
+        self.total_steps = self._due.total_steps
         measures = config.measures
         self._measures = TrainingMeasures(config, measures, task, engine, world) if measures is not None else None
         self._end = math.ceil(until * self.total_steps)
         self.interrupted = False
         self.last_checkpoint: str | None = None
         self._state = TrainState()
-        self._saved_at = self._started = time.monotonic()
+        self._started = time.monotonic()
         self._seconds_before = 0.0
         self._losses: list[tuple[Tensor, int]] = []
         self._taken: _Taken | None = None
@@ -155,22 +157,21 @@ class Loop:
     def _after_step(self) -> None:
         """Records, evaluates and saves what is due, and sees whether to stop."""
         step, ended = self._state.step, self._state.step == self._end
-        if ended or step % self._config.log_every == 0:
+        if ended or self._due.record(step):
             with self._meter.phase("logging"):
                 self._record()
-        stop, save_by_time = self._world.agree([self._monitor.stop_requested(), self._minutes_passed()])
+        stop, save_by_time = self._world.agree([self._monitor.stop_requested(), self._due.checkpoint_by_time()])
         self.interrupted = stop and not ended
         with self._meter.pause():
-            evaluated = (
-                ended or _due(step, self._steps_between(self._config.evaluation.every))
-            ) and not self.interrupted
+            evaluated = (ended or self._due.evaluation(step)) and not self.interrupted
             if evaluated:
                 self._evaluate()
             if evaluated and step == self.total_steps:
                 self._show_pictures()
             if self._measures_due(0) and not self.interrupted:
                 self._measure()
-            if ended or stop or save_by_time or self._save_due(evaluated):
+            by_count = self._due.checkpoint(step, evaluations=self._state.evaluations, evaluated=evaluated)
+            if ended or stop or save_by_time or by_count:
                 self._save()
         self._show("training")
 
@@ -207,10 +208,8 @@ class Loop:
 
     def _measures_due(self, ahead: int) -> bool:
         """Whether there is something to measure after so many more steps."""
-        if self._config.measures is None:
-            return False
         step = self._state.step + ahead
-        return step == self._end or _due(step, self._steps_between(self._config.measures.every))
+        return self._measures is not None and (step == self._end or self._due.measures(step))
 
     def _measure(self) -> None:
         if self._measures is None:
@@ -232,7 +231,7 @@ class Loop:
         self._show("saving")
         self._count_seconds()
         self.last_checkpoint = self._checkpointer.save(self._state)
-        self._saved_at = time.monotonic()
+        self._due.saved()
         self._monitor.event(f"step {self._state.step}: checkpoint {self.last_checkpoint}")
 
     def _skip(self, taken: _Taken) -> None:
@@ -249,25 +248,6 @@ class Loop:
             "Lower optimizer.lr, lengthen schedule.warmup, or set nonfinite.policy: skip"
         )
 
-    def _save_due(self, evaluated: bool) -> bool:
-        every = self._config.checkpoints.every
-        if every is None or every.unit == "minutes":
-            return False
-        if every.unit == "evaluations":
-            return evaluated and _due(self._state.evaluations, int(every.value))
-        return _due(self._state.step, int(every.value))
-
-    def _minutes_passed(self) -> bool:
-        every = self._config.checkpoints.every
-        return every is not None and every.unit == "minutes" and time.monotonic() - self._saved_at >= every.value * 60
-
-    def _steps_between(self, every: Amount | None) -> int | None:
-        return None if every is None else self._in_steps(every)
-
-    def _in_steps(self, amount: Amount) -> int:
-        sizes = self._task.sizes
-        return amount.in_steps(tokens_per_step=sizes.tokens_per_step, steps_per_epoch=sizes.steps_per_epoch)
-
     def _update(self, **changes: object) -> None:
         self._state = self._state.model_copy(update=changes)
 
@@ -279,10 +259,6 @@ class Loop:
         unit = "tokens" if self._task.sizes.tokens_per_step else "samples"
         loss, speed = (state.metrics.get(name) for name in ("train/loss", f"perf/{unit}_per_second"))
         self._monitor.progress(Progress(state.step, self.total_steps, state.tokens, loss, speed, phase, unit))
-
-
-def _due(count: int, every: int | None) -> bool:
-    return every is not None and count % every == 0
 
 
 def _latest(metrics: dict[str, float], *names: str) -> dict[str, float]:
