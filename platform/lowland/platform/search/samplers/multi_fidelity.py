@@ -9,10 +9,10 @@ from optuna.distributions import BaseDistribution, CategoricalDistribution
 from optuna.samplers import BaseSampler, TPESampler
 from optuna.study import Study
 from optuna.trial import FrozenTrial, TrialState
-from scipy.stats import qmc
 
 from lowland.platform.search.samplers.acquisition import Cost, Feasibility, log_improvement
 from lowland.platform.search.samplers.beliefs import Beliefs
+from lowland.platform.search.samplers.candidates import Candidates
 from lowland.platform.search.samplers.encoding import Conditions, Encoding
 from lowland.platform.search.samplers.gaussian_process import Array, GaussianProcess
 from lowland.platform.search.samplers.observations import (
@@ -31,7 +31,6 @@ from lowland.search_spaces import Prior, Unbounded
 
 Aim = Literal["quality", "quality per cost", "pareto"]
 
-_CANDIDATES, _LOCAL, _ROUNDS = 1024, 256, 3
 _BELIEF = 5.0
 """Beta of piBO: after so many trials a belief weighs as much as the expected improvement."""
 _NEAR, _REPEATED = 0.003, 1e6
@@ -39,16 +38,12 @@ _NEAR, _REPEATED = 0.003, 1e6
 
 It would be measured where that one was and wait beside it: more is known by going on with that one.
 """
-_BELIEVED = 4
-"""One in so many of the first trials comes from the beliefs: if they are wrong, the others have to show it."""
 _EXPLORED = 8
 """One in so many later trials is drawn at random: some searches would circle about a place that is not the best."""
 _BOLD = 0.3
 """Standard deviations by which a proposal is to be better than the best, on average, for each trial under way."""
 _FORMS = (by_rank, by_distance)
 """What measurements count by, in turns."""
-_ATTEMPTS = 64
-"""Points at the head of a ranking, and as many spread over the rest, of which one should be allowed."""
 
 
 class MultiFidelitySampler(BaseSampler):
@@ -109,12 +104,12 @@ class MultiFidelitySampler(BaseSampler):
         self._encoding, self._full = Encoding(space, conditions, unbounded), full
         self._startup = startup if startup is not None else max(4, min(10, self._encoding.dimensions + 1))
         self._generator = np.random.default_rng(seed)
-        self._initial_points = qmc.Sobol(self._encoding.dimensions, rng=self._generator).random_base2(6)
+        self._beliefs = Beliefs(self._encoding, priors or {})
+        self._candidates = Candidates(self._encoding, self._beliefs, self._generator, allowed or (lambda _: True))
         self._tpe = TPESampler(seed=seed)
         categorical = sum(isinstance(d, CategoricalDistribution) for d in space.values())
         self._mostly_categorical = 2 * categorical > len(space) and not unbounded
-        self._beliefs = Beliefs(self._encoding, priors or {})
-        self._allowed, self._aim, self._budget = allowed or (lambda _: True), aim, budget
+        self._aim, self._budget = aim, budget
         self._thetas = dict[int, Array]()
 
     def infer_relative_search_space(self, study: Study, trial: FrozenTrial) -> dict[str, BaseDistribution]:
@@ -128,9 +123,10 @@ class MultiFidelitySampler(BaseSampler):
         trials = [t for t in study.get_trials(deepcopy=False) if t.number != trial.number and t.params]
         measured = sum(bool(t.intermediate_values) for t in trials)
         if len(trials) < self._startup or measured < 3:
-            return self._initial(trial.number)
+            return self._encoding.decode(self._candidates.initial(trial.number))
         if trial.number % _EXPLORED == 0:
-            return self._random(around=self._encoding.encode([t.params for t in trials if usable(t) is not False]))
+            usables = self._encoding.encode([t.params for t in trials if usable(t) is not False])
+            return self._encoding.decode(self._candidates.random(around=usables))
         if self._mostly_categorical:
             return self._tpe.sample_relative(study, trial, search_space)
         return self._propose(trials, observe(self._encoding, study, trials), trial.number % len(_FORMS))
@@ -140,32 +136,6 @@ class MultiFidelitySampler(BaseSampler):
     ) -> Any:
         """Parameters outside the space."""
         return self._tpe.sample_independent(study, trial, param_name, param_distribution)
-
-    def _initial(self, number: int) -> dict[str, Any]:
-        """The centre of the beliefs, then quasi-random and now and then from the beliefs; the first that is allowed."""
-        point = self._initial_points[number % len(self._initial_points)]
-        if number == 0:
-            point = np.where(self._encoding.unbounded, 0.5, point)
-        if self._beliefs and number % _BELIEVED == 0:
-            point = self._beliefs.sample(1, self._generator)[0] if number else self._beliefs.centre
-        return self._random(point[None])
-
-    def _random(self, preferred: Array | None = None, around: Array | None = None) -> dict[str, Any]:
-        """A point from anywhere that is allowed, without ends from around points; or a preferred one."""
-        points = self._encoding.random(_ATTEMPTS, self._generator, around)
-        points = points if preferred is None else np.concatenate([preferred, points])
-        return self._encoding.decode(self._allowed_first(points, 1)[0])
-
-    def _allowed_first(self, points: Array, count: int) -> Array:
-        """The first so many points that may be tried; if there are none, those that come first."""
-        chosen = list[Array]()
-        far = points[_ATTEMPTS :: max(1, len(points) // _ATTEMPTS)]
-        for point in np.concatenate([points[:_ATTEMPTS], far]):
-            if self._allowed(self._encoding.decode(point)):
-                chosen.append(point)
-            if len(chosen) == count:
-                break
-        return np.array(chosen) if chosen else points[:count]
 
     def _propose(self, trials: Sequence[FrozenTrial], seen: Observations, form: int) -> dict[str, Any]:
         inputs = np.column_stack([seen.points, self._fidelity(seen.resources)])
@@ -191,7 +161,7 @@ class MultiFidelitySampler(BaseSampler):
             near: Array = np.abs(points[:, None] - held[None]).max(2).min(1) < _NEAR
             return value(points) - _REPEATED * near
 
-        return self._encoding.decode(self._maximise(worth, centres))
+        return self._encoding.decode(self._candidates.best(worth, centres))
 
     def _member(
         self, trials: Sequence[FrozenTrial], tried: Array, means: Array, costs: Cost | None
@@ -270,27 +240,6 @@ class MultiFidelitySampler(BaseSampler):
         """The logarithm of what a unit of a training may cost that the rest of the budget pays for."""
         left = math.inf if self._budget is None else max(self._budget - sum(map(cost, trials)), 1e-9)
         return math.log(left / self._full)
-
-    def _maximise(self, worth: Callable[[Array], Array], centres: Array) -> Array:
-        """Random points, then ever closer neighbours of the best of them and of `centres`."""
-        spread = self._encoding.random(_CANDIDATES, self._generator, centres)
-        pool = np.concatenate([spread, self._near(centres, 0.1)])
-        if self._beliefs:
-            pool = np.concatenate([pool, self._beliefs.sample(_LOCAL, self._generator)])
-        for width in np.geomspace(0.1, 0.01, _ROUNDS):
-            pool = self._encoding.snap(pool)
-            top = self._allowed_first(pool[np.argsort(-worth(pool))], 4)
-            pool = np.concatenate([top, self._near(top, width)])
-        pool = self._encoding.snap(pool)
-        best: Array = self._allowed_first(pool[np.argsort(-worth(pool))], 1)[0]
-        return best
-
-    def _near(self, centres: Array, width: float) -> Array:
-        rows = centres[self._generator.integers(len(centres), size=_LOCAL)]
-        moved = self._generator.random(rows.shape) < np.maximum(0.3, 1.0 / rows.shape[1])
-        shifted = rows + moved * self._generator.normal(0.0, width, rows.shape)
-        near: Array = np.clip(shifted, self._encoding.least, self._encoding.most)
-        return near
 
     def _at_full(self, points: Array) -> Array:
         return np.column_stack([points, np.ones(len(points))])
