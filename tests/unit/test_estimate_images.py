@@ -38,6 +38,16 @@ def test_two_networks_count_twice():
     assert two.flops / one.flops == pytest.approx(8 / 3)
 
 
+def test_averaged_weights_count_whole_at_every_stage():
+    changes = {"augmentation": {}, "sharding": {"stage": 2}}
+    plain, averaged = (
+        estimate_images(config(**changes, methods=[{**SPLIT, "average": decay}]), workers=2) for decay in (0.0, 0.9)
+    )
+    for stage, memory in averaged.stages.items():
+        assert memory.weights == plain.stages[stage].weights + 4 * plain.parameters
+    assert averaged.checkpoint_bytes == plain.checkpoint_bytes + 4 * plain.parameters
+
+
 def test_it_is_printed_and_says_what_is_not_in_it():
     screen = Console(file=io.StringIO(), width=120)
     fields = config(length="3 epochs").model_dump(mode="json", exclude_unset=True)

@@ -4,7 +4,7 @@ Activations are not in it: what a convolution keeps depends on the algorithm tha
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -94,22 +94,28 @@ def estimate_images(
     plan = Plan(workers, config.sharding, config.model.dtype == "bfloat16", accumulation)
     nothing = ActivationTrace(points=((sum(groups), 0),))
     largest = max(p.numel() for p in network.parameters())
+    averages = parameters * torch.float32.itemsize if two is not None and two.average else 0
     plans = [plan] if config.sharding.engine == "torch" else [plan.at_stage(stage) for stage in range(4)]
     return ImageEstimate(
         parameters=parameters,
         classes=len(seen.classes),
         size=seen.size,
         workers=workers,
-        stages={p.sharding.zero_stage: memory(p, groups, optimizer, nothing, largest) for p in plans},
+        stages={p.sharding.zero_stage: _with(averages, memory(p, groups, optimizer, nothing, largest)) for p in plans},
         stage=config.sharding.zero_stage,
         images_per_step=images,
         steps=config.length.in_steps(tokens_per_step=0, steps_per_epoch=rows / images),
         forward_flops=forward,
         passes=3 if two is None else two.forward_passes,
-        checkpoint_bytes=int(parameters * (torch.float32.itemsize + optimizer.state)),
+        checkpoint_bytes=int(parameters * (torch.float32.itemsize + optimizer.state)) + averages,
         peak_flops=peak_flops,
         mfu=mfu,
     )
+
+
+def _with(averages: int, memory: Memory) -> Memory:
+    """Averaged weights lie beside those that are trained, whole on every rank."""
+    return replace(memory, weights=memory.weights + averages)
 
 
 def _seen(config: ImageClassificationConfig) -> tuple[ImageInput, int]:
