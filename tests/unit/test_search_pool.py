@@ -8,6 +8,7 @@ from lowland.platform.search import pool as module
 from lowland.platform.search.dispatcher import Look
 from lowland.platform.search.jobs import Resources
 from lowland.platform.search.pool import IN_A_ROW, Pool
+from lowland.platform.search.workers import room
 from lowland.trainers.errors import RunError
 
 ONE = Resources(1, 1.0, 0, None, "PACK")
@@ -120,3 +121,19 @@ def test_groups_that_do_not_end_by_themselves_are_killed(monkeypatch: pytest.Mon
     assert [group.killed for group in Group.made] == [False, True]
     assert all(group.closed for group in Group.made)
     assert world.freed
+
+
+@pytest.mark.parametrize(
+    ("asks", "fit"),
+    [
+        (Resources(1, 1.0, 0.25, None, "PACK"), 8),
+        (Resources(1, 2.0, 0.25, None, "PACK"), 5),
+        (Resources(1, 1.0, 0.7, None, "PACK"), 2),
+        (Resources(2, 1.0, 1, None, "PACK"), 1),
+        (Resources(1, 3.0, 0, None, "PACK"), 3),
+        (Resources(1, 99.0, 0, None, "PACK"), 1),
+    ],
+)
+def test_as_many_trainings_at_once_as_the_cluster_has_room_for(monkeypatch, asks, fit):
+    monkeypatch.setattr("ray.cluster_resources", lambda: {"CPU": 10.0, "GPU": 2.0})
+    assert room(asks) == fit
