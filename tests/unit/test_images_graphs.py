@@ -1,5 +1,6 @@
 """A compiled network whose kernels are CUDA graphs is trained as without them: on a GPU alone."""
 
+import gc
 from pathlib import Path
 from typing import Any
 
@@ -85,3 +86,13 @@ def test_a_training_with_graphs_is_the_one_without(changes: dict[str, Any], tmp_
     expected, averages = (buffers(tmp_path / str(on), STEPS) for on in (False, True))
     for key, tensor in expected.items():
         assert torch.equal(averages[key], tensor), key
+
+
+def test_graphs_of_earlier_trainings_keep_no_memory(tmp_path: Path) -> None:
+    held = []
+    for turn in range(4):
+        train(tmp_path / str(turn), {}, graphs=True)
+        gc.collect()
+        torch.cuda.empty_cache()
+        held.append(torch.cuda.memory_reserved())
+    assert held[-1] <= 1.1 * held[0], held

@@ -113,6 +113,10 @@ def test_the_task_decides_what_the_sections_are(path, tmp_path):
         (["model.timm_arguments={stem_width: 8}"], "timm_arguments are for the architectures timm/…; remove them"),
         (["scaling.accelerator_type=H100"], "scaling.accelerator_type = H100: needs a GPU"),
         (
+            ["model.compile=true", "model.cuda_graphs=true", "sharding={engine: torch}", "scaling.workers=2"],
+            "model.cuda_graphs = true: is for one worker, and scaling.workers is 2; set",
+        ),
+        (
             ["checkpoints.metric=eval/acuracy"],
             "checkpoints.metric = eval/acuracy: must be one of eval/loss, eval/accuracy, eval/top5_accuracy",
         ),

@@ -16,6 +16,7 @@ from lowland.platform.recipe.image_checks import (
     check_image_accelerator,
     check_image_batch,
     check_image_data,
+    check_image_graphs,
     check_image_hub,
     check_image_schedule,
     check_image_size,
@@ -202,6 +203,7 @@ BY_TASK: dict[str, tuple[Check, ...]] = {
         check_image_size,
         check_timm,
         check_image_accelerator,
+        check_image_graphs,
     ),
 }
 """Checks of a task's recipes besides."""

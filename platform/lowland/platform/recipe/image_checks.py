@@ -127,3 +127,10 @@ def check_image_accelerator(scaling: ScalingConfig) -> Iterator[Conflict]:
     if scaling.gpus_per_worker == 0 and scaling.accelerator_type is not None:
         text = "needs a GPU, and scaling.gpus_per_worker is 0; set it to 1 or remove the type"
         yield Conflict(("scaling", "accelerator_type"), scaling.accelerator_type, text)
+
+
+def check_image_graphs(model: ImageModelConfig, scaling: ScalingConfig) -> Iterator[Conflict]:
+    """CUDA graphs where gradients are summed over workers, which nobody has compared with trainings without."""
+    if model.cuda_graphs and scaling.workers > 1:
+        text = f"is for one worker, and scaling.workers is {scaling.workers}; set model.cuda_graphs: false, or 1 worker"
+        yield Conflict(("model", "cuda_graphs"), model.cuda_graphs, text)

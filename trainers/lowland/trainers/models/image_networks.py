@@ -48,6 +48,9 @@ def build_image_classifier(recipe: ImageModelConfig, seen: ImageInput, *, dtype:
     network = network.to(dtype)
     if recipe.channels_last:
         network = network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    if recipe.cuda_graphs:
+        # The graphs of a network that this process trained before would keep its memory, as those of trials do.
+        torch.compiler.reset()
     if recipe.compile:
         network.forward = torch.compile(network.forward, mode="reduce-overhead" if recipe.cuda_graphs else None)
     return network
