@@ -87,20 +87,37 @@ def as_now(held: Mapping[str, str], recipe: Recipe) -> Mapping[str, str]:
         recipe: with which it is to go on.
     """
     fields, sections = as_text(flatten(recipe)), recipe.model_dump(mode="json")
-    for path in {**held, **fields}:
-        if held.get(path) == fields.get(path):
-            continue
-        *parents, name = path.split(".")
-        section = sections
-        for parent in parents:
-            section = section.setdefault(parent, {})
-        section.pop(name, None)
-        if path in held:
-            section[name] = _value(held[path])
+    differing = [path for path in {**held, **fields} if held.get(path) != fields.get(path)]
+    for path in differing:
+        _remove(sections, path.split("."))
+    for path in differing:
+        if path in held and not _insert(sections, path.split("."), _value(held[path])):
+            return held
     try:
         return as_text(flatten(read_recipe(sections)))
     except ValidationError:
         return held
+
+
+def _remove(section: dict[str, Any], path: list[str]) -> None:
+    """Takes a field out, and the section that was all of."""
+    name, *rest = path
+    inner = section.get(name)
+    if rest and isinstance(inner, dict):
+        _remove(inner, rest)
+    if not rest or inner == {}:
+        section.pop(name, None)
+
+
+def _insert(section: dict[str, Any], path: list[str], value: Any) -> bool:
+    """Puts a field in; False where its section is none, as with two tags `a` and `a.b`."""
+    *parents, name = path
+    for parent in parents:
+        section = section.setdefault(parent, {})
+        if not isinstance(section, dict):
+            return False
+    section[name] = value
+    return True
 
 
 def _value(text: str) -> Any:
