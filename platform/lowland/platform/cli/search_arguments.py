@@ -58,6 +58,15 @@ PolicyName = Annotated[
         shown="promotion; none with several metrics",
     ),
 ]
+FirstRung = Annotated[
+    str | None,
+    option(
+        "Where in a training trials are first compared.",
+        SEARCH,
+        metavar="PERCENT",
+        shown="6%, or where the longest warm-up that trials may have is over",
+    ),
+]
 Intervals = Annotated[int | None, option("Parts of a training after which --policy pbt compares.", SEARCH, shown="8")]
 Perturb = Annotated[
     list[str] | None,

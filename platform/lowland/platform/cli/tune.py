@@ -20,6 +20,7 @@ def command(
     constraint: of_search.Constraints = None,
     sampler: of_search.Sampler = None,
     policy: of_search.PolicyName = None,
+    first_rung: of_search.FirstRung = None,
     intervals: of_search.Intervals = None,
     perturb: of_search.Perturb = None,
     parallel: Parallel = "auto",
@@ -54,6 +55,7 @@ def command(
     loaded = load_recipe(recipe, [*(overrides or []), *named])
     said: dict[str, Any] = {
         "metric": metric, "direction": direction, "sampler": sampler, "policy": policy, "seed": seed,
+        "first_rung": first_rung,
         "constraints": constraint, "intervals": intervals, "perturb": perturb, "price": price, "database": database,
         "warm_start": warm_start, "related": related or None, "known_lr": known_lr,
     }  # fmt: skip

@@ -8,6 +8,7 @@ from lowland.platform.comparison.plan import Kind, Plan
 from lowland.platform.recipe import Recipe
 from lowland.platform.recipe.dump import flatten
 from lowland.platform.search.changes import changed
+from lowland.platform.search.first_rung import first_rung
 from lowland.platform.search.results import StudyResult, TrialResult, read_study
 from lowland.platform.search.setting import Setting, read_setting
 from lowland.platform.tracking.store import resolve_uri, sqlite_uri
@@ -125,6 +126,7 @@ def _setting(
         parallel=None,
         sampler=plan.sampler,
         policy=policy,
+        first_rung=first_rung(None, policy, space, recipe),
         seed=plan.seed,
         tracking_uri=redact(resolve_uri(recipe.tracking, recipe.storage)),
     )

@@ -15,6 +15,7 @@ from rich.console import Console
 from lowland.platform.ray_run import Fitting, Interrupt, interrupts
 from lowland.platform.runs import Driver
 from lowland.platform.search.compatibility import notes as notes_on_choices
+from lowland.platform.search.first_rung import notes as notes_on_rungs
 from lowland.platform.search.ledger import Price, metrics_of
 from lowland.platform.search.ledger_log import LedgerLog
 from lowland.platform.search.report import write_report
@@ -247,6 +248,7 @@ def notes(setting: Setting, parallel: int) -> list[str]:
     lines += [f"warm start: {line}" for line in setting.warm_start]
     lines += setting.bound().moved()
     lines += notes_on_choices(setting)
+    lines += notes_on_rungs(setting)
     schedule = setting.recipe.schedule.name
     if schedule in TIED and setting.policy != "none":
         lines.append(

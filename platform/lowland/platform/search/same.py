@@ -9,6 +9,7 @@ from lowland.platform.recipe.dump import flatten
 from lowland.platform.resume import differences
 from lowland.platform.runs import as_text
 from lowland.platform.search.compatibility import read_objectives
+from lowland.platform.search.first_rung import first_rung
 from lowland.platform.search.objectives import Objective
 from lowland.platform.search.setting import Setting
 from lowland.platform.search.storage import database_of
@@ -48,6 +49,8 @@ def refuse_another(
     recipe = with_commit(recipe, had)
     found = list(differences(had, as_text(flatten(recipe))).values())
     found += _space(setting, recipe, spaces) if spaces else []
+    if "first_rung" in given:
+        given["first_rung"] = first_rung(given["first_rung"], setting.policy, setting.space, recipe)
     asked = {name: _as_held(name, value) for name, value in given.items()}
     held = {name: _as_held(name, getattr(setting, name)) for name in given}
     if metric:

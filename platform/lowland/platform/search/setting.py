@@ -45,6 +45,8 @@ class Setting(BaseModel):
     """Trials at a time; None is as many as the cluster holds."""
     sampler: str
     policy: str
+    first_rung: int = 0
+    """Where trials are first compared, in parts of a training; 0 is a seventeenth of it, as before this was kept."""
     seed: int
     tracking_uri: str
     """Without its password."""

@@ -34,6 +34,7 @@ def begin(
     parallel: str = "auto",
     sampler: str | None = None,
     policy: str | None = None,
+    first_rung: str | None = None,
     seed: int = 0,
     database: str | None = None,
     price: str | None = None,
@@ -57,6 +58,8 @@ def begin(
         parallel: trials at a time; `auto` is as many as the cluster holds.
         sampler: see `lowland.platform.search.choices`; None is multi-fidelity, with several metrics tpe.
         policy: the same; None is promotion, with several metrics none.
+        first_rung: where trials are first compared, as `12%` of a training; None is a seventeenth of it, or where the
+            longest warm-up that trials may have is over.
         seed: of the sampler.
         database: where the trials lie, a URL or a journal file; None is a journal in the study's folder.
         price: of a GPU-hour, for example `2.5usd`; of a CPU-hour if trainings hold no GPUs.
@@ -78,6 +81,7 @@ def begin(
     if trials is None and budget is None:
         raise UserError("a search needs an end: give --trials, --budget, or both")
     from lowland.platform.search.compatibility import check, read_objectives
+    from lowland.platform.search.first_rung import first_rung as rung_of
     from lowland.platform.search.space import open_space
 
     first, *others = read_objectives([metric] if isinstance(metric, str) else metric, direction)
@@ -88,16 +92,19 @@ def begin(
         database = database_of(database)
         whole(redact(database), DATABASE)  # who goes on with the search needs its password
     recipe = with_commit(recipe)
+    space = open_space(spaces, recipe).space if known_lr is None else _informed(spaces, recipe, known_lr)
+    policy = policy or ("none" if others else "promotion")
     setting = Setting(
         recipe=recipe,
-        space=open_space(spaces, recipe).space if known_lr is None else _informed(spaces, recipe, known_lr),
+        space=space,
         metric=first.metric,
         direction=first.direction,
         trials=trials,
         budget=budget,
         parallel=_count(parallel),
         sampler=sampler or ("tpe" if others else "multi-fidelity"),
-        policy=policy or ("none" if others else "promotion"),
+        policy=policy,
+        first_rung=rung_of(first_rung, policy, space, recipe),
         seed=seed,
         tracking_uri=redact(resolve_uri(recipe.tracking, recipe.storage)),
         database=database,
@@ -209,7 +216,7 @@ def policy_of(setting: Setting) -> "Policy":
     from lowland.platform.search.choices import make_policy
 
     if setting.policy != "pbt":
-        return make_policy(setting.policy, TICKS)
+        return make_policy(setting.policy, TICKS, first=setting.first_rung)
     from lowland.platform.search.explore import Explorer
     from lowland.platform.search.population import Population
 
