@@ -86,6 +86,8 @@ def _lowland(order: Order, begun: float) -> Found:
     how: dict[str, Any] = {"trials": 10**6, "parallel": str(order.parallel), "seed": order.seed}
     if order.method == "stopping":
         how["policy"] = "stopping"
+    if order.method.startswith("first-"):
+        how["first_rung"] = f"{order.method.removeprefix('first-')}%"
     if order.method == "budget":
         how["budget"] = f"{order.parallel * (order.seconds - START):.0f}seconds"
     setting = begin(read_recipe(order.recipe), [str(space)], **how)

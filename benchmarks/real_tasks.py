@@ -13,6 +13,8 @@ LENGTH = 128
 """Bytes that the language model sees."""
 HELD_OUT = 0.1
 """Share of the text, its end, that is not trained on."""
+WARMUP = "schedule.warmup"
+"""The field that all spaces have, unless it is the recipe's."""
 IMAGES = 10_000
 """Of CIFAR-10, that are trained on."""
 
@@ -38,7 +40,7 @@ _CLASSIFIER_SPACE = {
     "optimizer.weight_decay": {"type": "float", "low": 1e-6, "high": 1e-2, "log": True},
     "1 - optimizer.momentum": {"type": "float", "low": 0.01, "high": 0.5, "log": True},
     "augmentation.label_smoothing": {"type": "float", "low": 0.0, "high": 0.2},
-    "schedule.warmup": {"type": "float", "low": 0, "high": 30, "unit": "%"},
+    WARMUP: {"type": "float", "low": 0, "high": 30, "unit": "%"},
 }
 _LLAMA = {
     "model_type": "llama",
@@ -87,7 +89,7 @@ TASKS = {
                 "1 - optimizer.betas.0": {"type": "float", "low": 0.03, "high": 0.5, "log": True},
                 "1 - optimizer.betas.1": {"type": "float", "low": 1e-3, "high": 0.2, "log": True},
                 "batch.max_grad_norm": {"type": "float", "low": 0.1, "high": 10.0, "log": True},
-                "schedule.warmup": {"type": "float", "low": 0, "high": 30, "unit": "%"},
+                WARMUP: {"type": "float", "low": 0, "high": 30, "unit": "%"},
             },
         ),
         Task(
@@ -141,9 +143,10 @@ def recipe(task: Task, data: Path, storage: Path, seed: int, *, cpus: int, gpus:
     }
 
 
-def space(task: Task) -> dict[str, Any]:
-    """The search space, as its file would be read."""
-    return {"description": f"What is compared on {task.name}.", "parameters": dict(task.space)}
+def space(task: Task, *, warmup: bool = True) -> dict[str, Any]:
+    """The search space, as its file would be read; with or without the warm-up."""
+    parameters = {key: value for key, value in task.space.items() if warmup or key != WARMUP}
+    return {"description": f"What is compared on {task.name}.", "parameters": parameters}
 
 
 def prepare(task: Task, data: Path, *, text: Path | None, images: Path | None) -> None:

@@ -11,8 +11,10 @@ sides train the same recipes on the same resources, judged by the same held-out 
 rungs (1, 3, 9) are those of `promotion`.  The stock side keeps its processes between trials (`reuse_actors`), which is
 not its default, and tracks nothing; lowland's has all that `lowland tune` does.  `stopping` is `lowland tune` with
 that policy, which as ASHA goes on with first trials at once; `budget` is told how long it has, less 40 s for the start;
+`first-6` and `first-31` first compare trials at that percentage of a training (`--first-rung`);
 `random` is Tune with random search and whole trainings.  With several --jobs, searches run side by side, each on its
-share of the cores; if there are too few GPUs for that, they share them.  Results are kept search by search in
+share of the cores; if there are too few GPUs for that, they share them.  `--fixed-warmup` leaves the
+warm-up, 5 % of every training, out of the spaces.  Results are kept search by search in
 OUT/results.json: called again, it goes on with what is missing.
 """
 
@@ -35,7 +37,7 @@ from real_tasks import EPOCHS, TASKS, Task, prepare, recipe, space
 from lowland.trainers.errors import UserError
 
 BEGUN = time.monotonic()
-METHODS = ("lowland", "stock", "stopping", "budget", "random")
+METHODS = ("lowland", "stock", "stopping", "budget", "first-6", "first-31", "random")
 AROUND_SECONDS = 60.0
 """What a search takes before and after its seconds, on a machine that was used before."""
 
@@ -87,6 +89,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--cpus-per-trial", type=int, default=1)
     parser.add_argument("--cpus", type=numbers, help="cores to use, how many or from-to; all by default")
     parser.add_argument("--gpus-per-trial", type=float, default=1.0, help="of cifar: 1, or a part of one")
+    parser.add_argument("--fixed-warmup", action="store_true", help="the recipes' own for all trials")
     parser.add_argument("--jobs", type=int, default=1, help="searches at a time")
     parser.add_argument("--text", type=Path, help="file for lm")
     parser.add_argument("--images", type=Path, help="folder with train.parquet and test.parquet of CIFAR-10 for cifar")
@@ -151,7 +154,8 @@ def settings(options: argparse.Namespace) -> dict[str, Any]:
     """What all searches of a task must have in common."""
     share = len(cores(options)) // options.jobs
     found = {"seconds": options.seconds, "parallel": options.parallel, "cores": share, "cpus": options.cpus_per_trial}
-    return found if options.gpus_per_trial == 1 else {**found, "gpus": options.gpus_per_trial}
+    found |= {"gpus": options.gpus_per_trial} if options.gpus_per_trial != 1 else {}
+    return found | ({"warmup": "fixed"} if options.fixed_warmup else {})
 
 
 def cores(options: argparse.Namespace) -> list[int]:
@@ -198,7 +202,7 @@ def search(cell: Cell, place: int, end: float, options: argparse.Namespace) -> d
         "recipe": recipe(
             task, data, folder / "runs", cell.seed, cpus=options.cpus_per_trial, gpus=options.gpus_per_trial
         ),
-        "space": space(task),
+        "space": space(task, warmup=not options.fixed_warmup),
         "result": str(folder / "found.json"),
         "cores": cores(options)[place * share : (place + 1) * share],
     }
