@@ -8,7 +8,7 @@ from typing import Any
 from lowland.trainers.errors import UserError
 
 EPOCHS = 17
-"""Evaluations of a training, at equal distances; that of the first rung of `promotion` is the first of them."""
+"""Evaluations of a training, at equal distances; a first rung at a seventeenth of it is the first of them."""
 LENGTH = 128
 """Bytes that the language model sees."""
 HELD_OUT = 0.1

@@ -7,15 +7,15 @@
     python benchmarks/search_real.py --out real --budget 0                        the tables of what is there
 
 A search has --seconds from the start of its process: imports, Ray's start and the tracking store's are in it.  Both
-sides train the same recipes on the same resources, judged by the same held-out loss after each of 17 epochs; ASHA's
-rungs (1, 3, 9) are those of `promotion`.  The stock side keeps its processes between trials (`reuse_actors`), which is
-not its default, and tracks nothing; lowland's has all that `lowland tune` does.  `stopping` is `lowland tune` with
-that policy, which as ASHA goes on with first trials at once; `budget` is told how long it has, less 40 s for the start;
-`first-6` and `first-31` first compare trials at that percentage of a training (`--first-rung`);
-`random` is Tune with random search and whole trainings.  With several --jobs, searches run side by side, each on its
-share of the cores; if there are too few GPUs for that, they share them.  `--fixed-warmup` leaves the
-warm-up, 5 % of every training, out of the spaces.  Results are kept search by search in
-OUT/results.json: called again, it goes on with what is missing.
+sides train the same recipes on the same resources, judged by the same held-out loss after each of 17 epochs.  ASHA's
+rungs are after 1, 3 and 9 of them; so are those of `promotion` with `--fixed-warmup`, which leaves the warm-up, 5 % of
+every training, out of the spaces.  Otherwise its first is behind the longest warm-up, 31 %, where trials are evaluated
+once more.  The stock side keeps its processes between trials (`reuse_actors`), which is not its default, and tracks
+nothing; lowland's has all that `lowland tune` does.  `stopping` is `lowland tune` with that policy; `budget` is told
+how long it has, less 40 s for the start; `first-6` and `first-31` first compare trials at that percentage of a training
+(`--first-rung`); `random` is Tune with random search and whole trainings.  With several --jobs, searches run side by
+side, each on its share of the cores; if there are too few GPUs for that, they share them.  Results are kept search by
+search in OUT/results.json: called again, it goes on with what is missing.
 """
 
 import argparse

@@ -77,9 +77,10 @@ def options(out, **changes):
         "seeds": numbers("1-2"),
         "seconds": 9.0,
         "cpus": None,
+        "gpus_per_trial": 1.0,
+        "fixed_warmup": False,
     }
     return argparse.Namespace(
-        gpus_per_trial=1.0,
         **{**given, "parallel": 2, "jobs": 1, "cpus_per_trial": 1, "budget": 1, "out": out, **changes},
     )
 
@@ -92,6 +93,12 @@ def test_a_later_call_goes_on_and_refuses_other_settings(tmp_path):
     assert list(again.cells) == ["digits-stock-1"]
     assert again.searches()[0].trained_whole == 0
     assert again.searches()[0].starts == [0.5]
-    with pytest.raises(SystemExit, match="give another --out"):
-        Results(options(tmp_path, seconds=10.0))
+    for other in ({"seconds": 10.0}, {"gpus_per_trial": 0.25}, {"fixed_warmup": True}):
+        with pytest.raises(SystemExit, match="give another --out"):
+            Results(options(tmp_path, **other))
     assert Results(options(tmp_path, seconds=10.0, budget=0)).searches()
+
+
+def test_the_warm_up_may_be_left_to_the_recipe():
+    for task in TASKS.values():
+        assert set(space(task)["parameters"]) - set(space(task, warmup=False)["parameters"]) == {"schedule.warmup"}

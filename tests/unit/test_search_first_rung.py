@@ -8,7 +8,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from recipe_files import write_recipe
+from typer.testing import CliRunner
 
+from lowland.platform import cli
 from lowland.platform.recipe import Recipe, load_recipe
 from lowland.platform.search.first_rung import first_rung, longest_warmup, notes
 from lowland.platform.search.same import refuse_another
@@ -116,3 +118,16 @@ def test_what_the_place_is_is_told(tmp_path: Path):
     ]
     assert "warm-ups of up to 30% are not over there" in next(notes(searched(tmp_path, first_rung="12%")))
     assert not list(notes(searched(tmp_path, policy="none")))
+
+
+def test_the_command_takes_a_place_and_refuses_what_is_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    heard: list[Setting] = []
+    monkeypatch.setattr("lowland.platform.search.tune.tune", lambda setting, **_: heard.append(setting))
+    command = ["tune", str(write_recipe(tmp_path)), "--set", f"storage={tmp_path}", "--trials", "4"]
+    (tmp_path / "rate.yaml").write_text(space().model_dump_json(), encoding="utf-8")
+    command += ["--space", str(tmp_path / "rate.yaml"), "--first-rung"]
+    CliRunner().invoke(cli.app, [*command, "20%"])
+    assert [setting.first_rung for setting in heard] == [10]
+    refused = CliRunner().invoke(cli.app, [*command, "early"])
+    assert len(heard) == 1
+    assert "--first-rung early" in str(refused.exception)
