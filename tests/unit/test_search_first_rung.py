@@ -1,6 +1,5 @@
 """Where trials are first compared: behind their warm-ups, or where people say."""
 
-import math
 from pathlib import Path
 from typing import Any
 
@@ -47,6 +46,9 @@ def space(**parameters: Any) -> Space:
         ("0%", {"schedule.warmup": {"type": "integer", "low": 1, "high": 50, "unit": "steps"}}, 13),  # 12.75
         ("0%", {"schedule.warmup": {"type": "choice", "values": ["0%", "12%"]}}, 7),  # 6.12
         ("0%", {"schedule.warmup": "12%"}, 7),
+        ("0%", {"schedule.warmup": {"type": "branch", "alternatives": {"2%": {}, "20%": {}}}}, 11),  # 10.2
+        ("0%", {"schedule.warmup": {"type": "unbounded", "centre": 5, "high": 20, "unit": "%"}}, 11),
+        ("10%", {"schedule.warmup": {"type": "unbounded", "centre": 5, "unit": "%"}}, 3),  # without an end
     ],
 )
 def test_trials_are_first_compared_behind_the_longest_warmup(
@@ -109,7 +111,9 @@ def test_a_search_keeps_its_place(tmp_path: Path):
 def test_a_search_from_before_places_were_kept_has_a_seventeenth(tmp_path: Path):
     setting = searched(tmp_path)
     old = Setting.model_validate(setting.model_dump(mode="json", exclude={"first_rung"}))
-    assert policy_of(old).first == math.ceil(TICKS / 17)
+    assert policy_of(old).first == TICKS // 17
+    assert next(notes(old)).startswith("note: trials are first compared after 6% of a training, and warm-ups of up to")
+    refuse_another(old, setting.recipe, first_rung="6%")
 
 
 def test_what_the_place_is_is_told(tmp_path: Path):

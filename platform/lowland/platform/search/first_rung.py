@@ -12,7 +12,7 @@ from lowland.trainers.errors import UserError
 from lowland.trainers.recipe.amounts import Amount
 
 WARMUP = "schedule.warmup"
-WHOLE = ("none", "pbt")
+NO_RUNGS = ("none", "pbt")
 """Policies that compare no trials at rungs."""
 
 
@@ -30,7 +30,7 @@ def first_rung(text: str | None, policy: str, space: Space, recipe: Recipe) -> i
     Raises:
         UserError: the place is no percentage of a training, or the policy has none.
     """
-    if policy in WHOLE:
+    if policy in NO_RUNGS:
         if text is not None:
             raise UserError(f"--first-rung {text}: --policy {policy} compares no trials there; leave one of them out")
         return 0
@@ -51,13 +51,13 @@ def longest_warmup(space: Space, recipe: Recipe) -> float:
 
 def notes(setting: Setting) -> Iterator[str]:
     """What people are to know of a first rung that is not the usual one."""
-    if setting.policy in WHOLE:
+    if setting.policy in NO_RUNGS:
         return
     place, warmup = setting.first_rung / TICKS, longest_warmup(setting.space, setting.recipe)
     if warmup > place:
         yield (
             f"note: trials are first compared after {place:.0%} of a training, and warm-ups of up to {warmup:.0%} are "
-            "not over there: what warms up slowly looks worse than it is; leave out --first-rung to compare later"
+            "not over there: what warms up slowly looks worse than it is; a search without --first-rung compares later"
         )
     elif setting.first_rung > default_first(TICKS) and warmup:
         yield f"trials are first compared after {place:.0%} of a training, behind warm-ups of up to {warmup:.0%}"

@@ -15,6 +15,7 @@ from lowland.platform.recipe import Recipe
 from lowland.platform.runs import Driver, open_filesystem
 from lowland.platform.search.ledger import Budget, Price
 from lowland.platform.search.objectives import Bound, Objective
+from lowland.platform.search.policies import default_first
 from lowland.platform.search.space import BoundSpace
 from lowland.platform.search.trials import Earlier
 from lowland.platform.urls import redact
@@ -45,8 +46,8 @@ class Setting(BaseModel):
     """Trials at a time; None is as many as the cluster holds."""
     sampler: str
     policy: str
-    first_rung: int = 0
-    """Where trials are first compared, in parts of a training; 0 is a seventeenth of it, as before this was kept."""
+    first_rung: int = default_first(TICKS)
+    """Where trials are first compared, in parts of a training; as here in searches from before this was kept."""
     seed: int
     tracking_uri: str
     """Without its password."""
